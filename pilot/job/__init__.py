@@ -1,0 +1,1 @@
+"""The domain: values and rules of a PanDA job. Pure: no I/O, no clock, nothing of the other packages."""
