@@ -33,7 +33,7 @@ class StopReason:
         return f"{self.kind.value}: {self.detail}" if self.detail else self.kind.value
 
 
-class Stopped(Exception):  # noqa: N818  (it names a state, as StopIteration does)
+class Stopped(Exception):
     """Raised out of a wait or a transfer whose scope was stopped."""
 
     def __init__(self, reason: StopReason) -> None:

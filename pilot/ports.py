@@ -1,0 +1,181 @@
+"""The narrow Protocols between the flow (worker.py, jobrun.py) and the parts that app.py gives it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from pilot.job.errors import Diagnosis
+from pilot.job.model import ApiGeneration, Attempt, Checksum, FileSpec, Job
+from pilot.job.queue import Transfer
+from pilot.job.report import FieldValue, FileReport, Usage
+from pilot.runtime.stop import Stop, StopReason
+
+# --- the PanDA server -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class AcquireRequest:
+    """What the pilot tells the server when it asks for a job. Sizes in MB: the server's unit here. None: leave out."""
+
+    site_name: str
+    prod_source_label: str
+    memory_mb: int | None
+    disk_space_mb: int | None
+    remaining_time_s: int | None
+    resource_type: str | None
+    computing_element: str
+    node: str
+    job_type: str | None = None
+    scheduler_id: str | None = None
+    harvester_id: str | None = None
+    worker_id: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Acquired:
+    """A job definition as the server sent it, and the API generation the job now belongs to."""
+
+    definition: Mapping[str, Any]
+    api: ApiGeneration
+
+
+@dataclass(frozen=True, slots=True)
+class NoJob:
+    """The server has nothing for this queue now. ``message`` is its own word."""
+
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateAnswer:
+    """The server took an update (StatusCode 0). ``commands``: its words, for instance ``tobekilled`` or ``debug``."""
+
+    commands: tuple[str, ...] = ()
+
+    @property
+    def kill(self) -> bool:
+        return "tobekilled" in self.commands
+
+    @property
+    def already_done(self) -> bool:
+        return "alreadydone" in self.commands
+
+
+@dataclass(frozen=True, slots=True)
+class JobStatus:
+    """The server's word on a job: ``status`` as it spells it; None when it does not know the job."""
+
+    status: str | None
+    attempt_nr: int | None
+
+
+class PandaServer(Protocol):
+    """The server, whichever generation. Every call retries what passes, within its stop scope.
+
+    Raises pilot.panda.client.ServerUnreachable (no usable answer: may be tried later) or ServerRefused (will not get
+    better: credentials, a bug of ours).
+    """
+
+    def acquire(self, request: AcquireRequest, stop: Stop) -> Acquired | NoJob: ...
+
+    def update(self, fields: Mapping[str, FieldValue], api: ApiGeneration, stop: Stop) -> UpdateAnswer: ...
+
+    def job_status(self, attempt: Attempt, api: ApiGeneration, stop: Stop) -> JobStatus: ...
+
+    def worker_status(
+        self, harvester_id: str, worker_id: int, status: str, site: str, node: str, stop: Stop
+    ) -> None: ...
+
+    def close(self) -> None: ...
+
+
+# --- storage ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFile:
+    """A file as it lies in a store, verified: the URL it was written to and what was measured on the way."""
+
+    url: str
+    size_bytes: int
+    adler32: str
+
+
+class Stager(Protocol):
+    """Moves a job's files. Raises StageInError or StageOutError with the PanDA code; Stopped when its scope ends."""
+
+    def stage_in(self, job: Job, into: Path, stop: Stop) -> tuple[Path, ...]: ...
+
+    def stage_out(self, job: Job, from_folder: Path, stop: Stop) -> tuple[FileReport, ...]: ...
+
+
+class LogStore(Protocol):
+    """The public place of a job's logs."""
+
+    def public_url(self, panda_id: int, name: str) -> str: ...
+
+    def upload(self, panda_id: int, path: Path, name: str, content_type: str, stop: Stop) -> StoredFile: ...
+
+
+# --- payload ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class PayloadEnd:
+    """How a payload ended. Exactly one of ``exit_code`` and ``signal`` is set when it ran; neither: it never started.
+
+    ``container_message``: the container runtime's own words when it, and not the payload, failed.
+    ``oom_kills``: how often the kernel's memory guard struck during the payload (cgroup counters).
+    """
+
+    exit_code: int | None
+    signal: int | None
+    usage: Usage
+    wall_s: float
+    isolation: str
+    oom_kills: int = 0
+    stopped_by: StopReason | None = None
+    breach: Diagnosis | None = None
+    container_message: str | None = None
+
+
+class Payload(Protocol):
+    """Prepares and runs a payload.
+
+    ``prepare`` finds the command, the runtime and the image (downloads included) and raises PayloadError when it cannot.
+    ``run`` starts it and returns when nothing of it is left; it is stopped through ``stop``.
+    """
+
+    def prepare(self, job: Job, folder: Path, stop: Stop) -> PreparedPayload: ...
+
+
+class PreparedPayload(Protocol):
+    """A payload ready to start."""
+
+    @property
+    def isolation(self) -> str: ...
+
+    def run(self, stop: Stop) -> PayloadEnd: ...
+
+
+__all__ = [
+    "AcquireRequest",
+    "Acquired",
+    "Attempt",
+    "Checksum",
+    "FileSpec",
+    "JobStatus",
+    "LogStore",
+    "NoJob",
+    "PandaServer",
+    "Payload",
+    "PayloadEnd",
+    "PreparedPayload",
+    "Stager",
+    "StoredFile",
+    "Transfer",
+    "UpdateAnswer",
+]
