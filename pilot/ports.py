@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from pilot.job.errors import Diagnosis
-from pilot.job.model import ApiGeneration, Attempt, Checksum, FileSpec, Job
-from pilot.job.queue import Transfer
+from pilot.job.model import ApiGeneration, Attempt, Job
 from pilot.job.report import FieldValue, FileReport, Usage
 from pilot.runtime.stop import Stop, StopReason
 
@@ -159,23 +158,3 @@ class PreparedPayload(Protocol):
     def isolation(self) -> str: ...
 
     def run(self, stop: Stop) -> PayloadEnd: ...
-
-
-__all__ = [
-    "AcquireRequest",
-    "Acquired",
-    "Attempt",
-    "Checksum",
-    "FileSpec",
-    "JobStatus",
-    "LogStore",
-    "NoJob",
-    "PandaServer",
-    "Payload",
-    "PayloadEnd",
-    "PreparedPayload",
-    "Stager",
-    "StoredFile",
-    "Transfer",
-    "UpdateAnswer",
-]

@@ -53,15 +53,19 @@ def retry_call(call: Callable[[], T], policy: RetryPolicy, stop: Stop) -> T:
         floor_s = error.retry_after_s if isinstance(error, RetryableError) else None
         return max(jittered, min(floor_s or 0.0, policy.total_s))
 
+    given_up = tenacity.stop_any(tenacity.stop_after_attempt(policy.tries), tenacity.stop_before_delay(policy.total_s))
+
+    def stopped(_state: tenacity.RetryCallState) -> bool:
+        return stop.is_set()
+
+    def nap(seconds: float) -> None:
+        stop.wait(seconds)
+
     retrying = tenacity.Retrying(
         retry=tenacity.retry_if_exception_type(RetryableError),
-        stop=tenacity.stop_any(
-            tenacity.stop_after_attempt(policy.tries),
-            tenacity.stop_before_delay(policy.total_s),
-            lambda _state: stop.is_set(),
-        ),
+        stop=lambda state: stopped(state) or given_up(state),
         wait=wait_s,
-        sleep=lambda seconds: None if stop.wait(seconds) else None,
+        sleep=nap,
         reraise=True,
     )
     return retrying(call)
