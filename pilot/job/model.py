@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Literal
 
+from pilot.job.errors import Diagnosis
+
 ChecksumAlgorithm = Literal["adler32", "md5", "crc32c", "sha256"]
 
 
@@ -98,10 +100,7 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class MalformedJob:
-    """A definition that cannot be run but has an identity, so it must be reported failed.
-
-    ``attempt`` is None when not even a PandaID could be read: then there is nobody to report to.
-    """
+    """A definition that cannot be run. With an ``attempt`` it must be reported failed; without, there is nobody to report to."""
 
     attempt: Attempt | None
-    problem: str
+    diagnosis: Diagnosis
