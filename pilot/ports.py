@@ -71,11 +71,22 @@ class JobStatus:
     attempt_nr: int | None
 
 
+class ServerUnreachable(Exception):
+    """Nothing was delivered and no usable answer came back; the same call may succeed later. One sentence."""
+
+
+class CredentialsRefused(ServerUnreachable):
+    """The server (or its TLS) does not take our proxy or token; may succeed once the files were renewed."""
+
+
+class ServerRefused(Exception):
+    """The server will never take this request as it is: a bug of ours. Asking again does not help. One sentence."""
+
+
 class PandaServer(Protocol):
     """The server, whichever generation. Every call retries what passes, within its stop scope.
 
-    Raises pilot.panda.client.ServerUnreachable (no usable answer: may be tried later) or ServerRefused (will not get
-    better: credentials, a bug of ours).
+    Raises ServerUnreachable (CredentialsRefused among it: may be tried later) or ServerRefused (will not get better).
     """
 
     def acquire(self, request: AcquireRequest, stop: Stop) -> Acquired | NoJob: ...
