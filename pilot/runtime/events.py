@@ -1,0 +1,55 @@
+"""The pilot's own log: one line an event, to the terminal and to each job's pilotlog.txt, secrets taken out."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pilot.runtime.redact import Redactor
+
+LINE = "%(asctime)s.%(msecs)03d | %(levelname)-7s | %(threadName)-12s | %(name)-16s | %(message)s"
+TIME = "%Y-%m-%d %H:%M:%S"
+
+redactor = Redactor()
+
+
+class RedactingFormatter(logging.Formatter):
+    """Times in UTC; everything, tracebacks included, goes through the redactor. A message stays on its line."""
+
+    converter = time.gmtime  # type: ignore[assignment]  # the stub wants a parameter that gmtime has too
+
+    def __init__(self) -> None:
+        super().__init__(LINE, TIME)
+
+    def format(self, record: logging.LogRecord) -> str:
+        return redactor.clean(super().format(record)).replace("\x1b", "\\x1b").replace("\r", "\\r")
+
+
+def start_logging(level: str = "INFO") -> None:
+    """Send the pilot's events to standard error. Called once, by the entry point."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(RedactingFormatter())
+    root = logging.getLogger("pilot")
+    for old in root.handlers[:]:
+        root.removeHandler(old)
+    root.addHandler(handler)
+    root.setLevel(level)
+    root.propagate = False
+
+
+@contextmanager
+def log_to_file(path: Path) -> Iterator[None]:
+    """While inside, the pilot's events are also appended to ``path`` (a job's pilotlog.txt). Raises OSError."""
+    handler = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
+    handler.setFormatter(RedactingFormatter())
+    root = logging.getLogger("pilot")
+    root.addHandler(handler)
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
+        handler.close()

@@ -1,0 +1,87 @@
+"""The helper threads beside the flow: named, owned by a block, watched, joined within a bound.
+
+The first helper that fails stops the block's scope; none outlives its block. One that misses its join bound is abandoned:
+its scope is stopped, the fact is logged and counted, and the process will leave without waiting for it.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from types import TracebackType
+
+from pilot.runtime.stop import Stop, StopKind, Stopped, StopReason
+
+logger = logging.getLogger("pilot.loops")
+
+JOIN_BOUND_S = 10.0
+
+
+class Helper:
+    """One running helper thread. ``stop`` is its own scope: stopping it ends the helper and nothing else."""
+
+    def __init__(
+        self, name: str, body: Callable[[Stop], None], owner: Stop, failed: Callable[[str, Exception], None]
+    ) -> None:
+        self.name = name
+        self.stop = Stop()
+        self._body = body
+        self._owner = owner
+        self._failed = failed
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self._body(self.stop)
+        except Stopped:
+            logger.debug("helper %s stopped", self.name)
+        except Exception as error:  # noqa: BLE001  (the boundary: a helper's death must be seen by its owner)
+            self._failed(self.name, error)
+
+    def finish(self, bound_s: float = JOIN_BOUND_S) -> bool:
+        """Stop the helper and wait for it; False when it did not end within the bound and was abandoned."""
+        self.stop.request(StopReason(StopKind.PAYLOAD_DONE))
+        self._thread.join(bound_s)
+        return not self._thread.is_alive()
+
+    def alive(self) -> bool:
+        return self._thread.is_alive()
+
+
+class Helpers:
+    """The helpers of one block: ``with Helpers(stop) as helpers: helpers.start("heartbeat", body)``."""
+
+    def __init__(self, owner: Stop) -> None:
+        self._owner = owner
+        self._running: list[Helper] = []
+        self.abandoned: list[str] = []
+
+    def start(self, name: str, body: Callable[[Stop], None]) -> Helper:
+        """Run ``body(stop)`` on a thread of that name; it must return soon after its scope is stopped."""
+        helper = Helper(name, body, self._owner, self._on_failure)
+        self._running.append(helper)
+        return helper
+
+    def finish(self, helper: Helper, bound_s: float = JOIN_BOUND_S) -> bool:
+        """End one helper now; it is no longer joined at the end of the block."""
+        self._running.remove(helper)
+        ended = helper.finish(bound_s)
+        if not ended:
+            self.abandoned.append(helper.name)
+            logger.error("helper %s did not end within %.0f s and is left behind", helper.name, bound_s)
+        return ended
+
+    def _on_failure(self, name: str, error: Exception) -> None:
+        logger.error("helper %s failed", name, exc_info=error)
+        self._owner.request(StopReason(StopKind.INTERNAL, f"{name} failed: {type(error).__name__}: {error}"))
+
+    def __enter__(self) -> Helpers:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for helper in reversed(self._running.copy()):
+            self.finish(helper)

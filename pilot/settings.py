@@ -1,0 +1,303 @@
+"""Settings: flags > environment > file > defaults, read once into a frozen value. The only reader of os.environ.
+
+Every option stands once in options.py: its name is the flag (with hyphens), the key of the settings file (with underscores) and
+``PILOT_<NAME>``; the other environment names are Harvester's and Rubin's, of both generations. A value that is the literal
+placeholder ``$name`` counts as unset: Harvester appends the real entry and leaves template text behind.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from pilot.job.errors import SettingsError
+from pilot.options import BY_NAME, OPTIONS, Option
+from pilot.runtime.secret import Secret
+
+CONFIG_PATHS = (Path("pilot.yaml"), Path("/etc/pilot/pilot.yaml"))
+PUSH_JOB_FILE = Path("/scratch/jobconfig/pandaJobData.out")
+# The data credentials a payload gets when its queue declares nothing of its own.
+PAYLOAD_ENV_DEFAULT = (
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "AWS_DEFAULT_REGION",
+    "PGHOST",
+    "PGPORT",
+    "PGUSER",
+    "PGPASSWORD",
+    "PGDATABASE",
+)
+# What libraries would read behind our back; removed from the process once the settings are read.
+BACK_DOORS = re.compile(
+    r"(HTTPS?_PROXY|ALL_PROXY|NO_PROXY|REQUESTS_CA_BUNDLE|CURL_CA_BUNDLE|SSL_CERT_(FILE|DIR)|NETRC|BOTO_CONFIG|AWS_.*|"
+    r"GOOGLE_.*|GCLOUD_PROJECT|CLOUDSDK_.*|GCE_METADATA_.*|STORAGE_EMULATOR_HOST|GRPC_.*|PG[A-Z]+|OTEL_.*|"
+    r"APPTAINER(ENV)?_.*|SINGULARITY(ENV)?_.*)",
+    re.IGNORECASE,
+)
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+@dataclass(frozen=True, slots=True)
+class Bind:
+    """A folder or file of the node that the payload sees: ``source:target[:ro]``."""
+
+    source: Path
+    target: str
+    read_only: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class QueueSettings:
+    """What the settings file says of one queue. ``payload_env``: names passed through; None: the default list."""
+
+    image: str | None = None
+    payload_env: tuple[str, ...] | None = None
+    payload_env_set: Mapping[str, str] = field(default_factory=dict)
+    binds: tuple[Bind, ...] = ()
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything the pilot was told. Times in seconds; one field per option of the same name."""
+
+    queue: str
+    job: Path | None
+    label: str
+    job_type: str | None
+    resource_type: str | None
+    image: str | None
+    runtime: str
+    server: tuple[str, ...]
+    api: str
+    cert: Path | None
+    key: Path | None
+    ca: Path | None
+    x509_proxy: Path | None
+    token_file: Path | None
+    origin: str | None
+    cric: str
+    cric_bucket: str | None
+    gcs_endpoint: str
+    s3_endpoint: str
+    s3_key_file: Path | None
+    google_application_credentials: Path | None
+    metadata_url: str
+    log_url_base: str | None
+    transform_bases: tuple[str, ...]
+    payload_s3_endpoint: str | None
+    max_jobs: int
+    max_empty: int
+    empty_wait_s: float
+    lifetime: float
+    time_floor_s: float | None
+    heartbeat: float
+    start_wait_s: float
+    log_retry_s: float
+    final_retry_s: float
+    payload_grace_s: float
+    shutdown_s: float
+    config: Path | None
+    workdir: Path
+    image_cache: Path
+    summary: Path | None
+    log_level: str
+    harvester_id: str | None
+    worker_id: int | None
+    scheduler_id: str | None
+    batch_id: str | None
+    node: str
+    version_tag: str
+    disk_limit_mib: int | None
+    realtime_logfiles: str
+    submit_mode: str
+    queue_settings: QueueSettings
+    payload_environment: Mapping[str, Secret]  # values of payload_env as found in the environment
+    sources: Mapping[str, str]  # where each value came from, in words
+
+
+def read_settings(
+    flags: Mapping[str, Any],
+    environment: Mapping[str, str] | None = None,
+    config_paths: tuple[Path, ...] = CONFIG_PATHS,
+) -> Settings:
+    """Settings from parsed flags (texts, or lists of texts), the environment and the settings file.
+
+    Raises SettingsError with one sentence naming the option, its source and what is wrong.
+    """
+    env = _without_placeholders(os.environ if environment is None else environment)
+    config, document = _config_file(flags, env, config_paths)
+    values: dict[str, Any] = {}
+    sources: dict[str, str] = {}
+    for option in OPTIONS:
+        values[option.name], sources[option.name] = _value(option, flags, env, document, config)
+    values["config"] = config
+    queues = _queues(document, config)
+    if values["queue"] is None:
+        raise SettingsError("no queue: give --queue NAME, for instance --queue DOMA_LSST_DEV, or set PILOT_QUEUE")
+    _fill_in(values, sources, env)
+    queue_settings = queues.get(values["queue"], QueueSettings())
+    names = PAYLOAD_ENV_DEFAULT if queue_settings.payload_env is None else queue_settings.payload_env
+    return Settings(
+        **values,
+        queue_settings=queue_settings,
+        payload_environment={name: Secret(env[name]) for name in names if name in env},
+        sources=sources,
+    )
+
+
+def close_back_doors() -> None:
+    """Remove from this process what libraries would read on their own: proxies, profiles, CA overrides, cloud variables."""
+    for name in [name for name in os.environ if BACK_DOORS.fullmatch(name)]:
+        del os.environ[name]
+    # the Google client otherwise asks for the bucket's metadata behind our back, a right the pilot need not have
+    os.environ["DISABLE_GCS_PYTHON_CLIENT_OTEL_BUCKET_METADATA"] = "true"
+    os.environ["NO_GCE_CHECK"] = "true"
+
+
+def _without_placeholders(environment: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in environment.items() if value.strip() and value.strip() != f"${name}"}
+
+
+def _value(
+    option: Option, flags: Mapping[str, Any], env: Mapping[str, str], document: Mapping[str, Any], config: Path | None
+) -> tuple[Any, str]:
+    """The option's value and where it came from, in words."""
+    given = flags.get(option.name)
+    if given is not None:
+        return _read(option, given if option.repeatable else [given], option.flag), f"flag {option.flag}"
+    for name in (f"PILOT_{option.name.upper()}", *option.environment):
+        if name in env:
+            texts = env[name].split(",") if option.repeatable else [env[name]]
+            return _read(option, texts, f"the environment variable {name}"), f"environment variable {name}"
+    if option.name in document:
+        entry = document[option.name]
+        texts = entry if option.repeatable and isinstance(entry, list) else [entry]
+        return _read(option, texts, f"{option.name} in {config}"), f"file {config}"
+    return option.default, "default"
+
+
+def _read(option: Option, texts: list[Any], where: str) -> Any:
+    values = []
+    for text in texts:
+        if not isinstance(text, str | int | float):
+            raise SettingsError(f"{where} is not a single value")
+        plain = str(text).lower() if isinstance(text, bool) else str(text)
+        try:
+            values.append(option.read(plain))
+        except ValueError as error:
+            shown = plain if len(plain) < 80 else plain[:77] + "..."
+            raise SettingsError(f"{where}: {shown!r} {error}") from None
+    return tuple(values) if option.repeatable else values[0]
+
+
+def _config_file(
+    flags: Mapping[str, Any], env: Mapping[str, str], config_paths: tuple[Path, ...]
+) -> tuple[Path | None, dict[str, Any]]:
+    """The settings file and its mapping. One that was named must exist; the default ones may be absent."""
+    named = flags.get("config") or env.get("PILOT_CONFIG")
+    path = Path(named).expanduser() if named else next((path for path in config_paths if path.is_file()), None)
+    if path is None:
+        return None, {}
+    import yaml
+
+    try:
+        document = yaml.safe_load(path.read_bytes())
+    except OSError as error:
+        raise SettingsError(f"cannot read the settings file {path}: {error.strerror}") from None
+    except (yaml.YAMLError, ValueError) as error:
+        raise SettingsError(f"the settings file {path} is not YAML: {str(error).splitlines()[0]}") from None
+    if document is None:
+        return path, {}
+    if not isinstance(document, dict):
+        raise SettingsError(f"the settings file {path} does not hold a mapping of settings")
+    unknown = sorted(str(key) for key in document if key not in BY_NAME and key != "queues")
+    if unknown:
+        raise SettingsError(
+            f"the settings file {path} has an unknown key {unknown[0]!r}; pilot-start --help lists the options"
+        )
+    return path, document
+
+
+def _queues(document: Mapping[str, Any], config: Path | None) -> dict[str, QueueSettings]:
+    queues = document.get("queues") or {}
+    if not isinstance(queues, dict):
+        raise SettingsError(f"queues in {config} is not a mapping of queue names")
+    return {str(name): _queue_settings(f"queues.{name} in {config}", entry) for name, entry in queues.items()}
+
+
+def _queue_settings(where: str, entry: Any) -> QueueSettings:
+    if not isinstance(entry, dict):
+        raise SettingsError(f"{where} is not a mapping")
+    unknown = sorted(str(key) for key in entry if key not in {known.name for known in fields(QueueSettings)})
+    if unknown:
+        raise SettingsError(f"{where} has an unknown key {unknown[0]!r}")
+    image = entry.get("image")
+    if image is not None and not isinstance(image, str):
+        raise SettingsError(f"{where}: image is not a text")
+    names = entry.get("payload_env")
+    if names is not None and not (isinstance(names, list) and all(_is_name(name) for name in names)):
+        raise SettingsError(f"{where}: payload_env is not a list of environment variable names")
+    pairs = entry.get("payload_env_set") or {}
+    if not (isinstance(pairs, dict) and all(_is_name(name) and isinstance(v, str | int) for name, v in pairs.items())):
+        raise SettingsError(f"{where}: payload_env_set is not a mapping of variable names to texts")
+    binds = entry.get("binds") or []
+    if not isinstance(binds, list):
+        raise SettingsError(f"{where}: binds is not a list")
+    return QueueSettings(
+        image=image,
+        payload_env=None if names is None else tuple(names),
+        payload_env_set={name: str(value) for name, value in pairs.items()},
+        binds=tuple(_bind(where, text) for text in binds),
+    )
+
+
+def _is_name(name: object) -> bool:
+    return isinstance(name, str) and _NAME.fullmatch(name) is not None
+
+
+def _bind(where: str, text: object) -> Bind:
+    parts = text.split(":") if isinstance(text, str) else []
+    if len(parts) not in (2, 3) or not all(parts) or (len(parts) == 3 and parts[2] not in ("ro", "rw")):
+        raise SettingsError(f"{where}: the bind {text!r} is not source:target or source:target:ro")
+    if not (parts[0].startswith("/") and parts[1].startswith("/")):
+        raise SettingsError(f"{where}: the bind {text!r} needs absolute paths")
+    return Bind(Path(parts[0]), parts[1], read_only=parts[2:] == ["ro"])
+
+
+def _fill_in(values: dict[str, Any], sources: dict[str, str], env: Mapping[str, str]) -> None:
+    """Defaults that depend on other values or on the machine."""
+    if values["workdir"] is None:
+        home = Path(env.get("HOME", "/nonexistent"))
+        values["workdir"] = Path(env["TMPDIR"]) / "pilot" if "TMPDIR" in env else home / ".cache/pilot/work"
+    if values["image_cache"] is None:
+        values["image_cache"] = values["workdir"] / "images"
+    if values["node"] is None:
+        values["node"] = socket.gethostname()
+    if values["job"] is None and values["submit_mode"] == "PUSH":
+        values["job"], sources["job"] = PUSH_JOB_FILE, "submit_mode PUSH"
+    if values["token_file"] is None:
+        values["token_file"] = _token_file(env)
+    if values["payload_s3_endpoint"] is None:
+        values["payload_s3_endpoint"] = values["s3_endpoint"]
+    if (values["cert"] is None) != (values["key"] is None):
+        raise SettingsError("--cert and --key belong together: give both, or --x509-proxy for a file that holds both")
+    if values["token_file"] is not None and values["origin"] is None:
+        raise SettingsError("a token needs its origin: give --origin VO.role, or set PANDA_AUTH_ORIGIN")
+
+
+def _token_file(env: Mapping[str, str]) -> Path | None:
+    """PANDA_AUTH_TOKEN and OIDC_AUTH_TOKEN name a file, searched in the folders the reference pilot looks in."""
+    name = env.get("OIDC_AUTH_TOKEN") or env.get("PANDA_AUTH_TOKEN")
+    if not name:
+        return None
+    proxy = env.get("X509_USER_PROXY")
+    folders = [env.get("OIDC_AUTH_DIR"), env.get("PANDA_AUTH_DIR"), str(Path(proxy).parent) if proxy else None]
+    folders += [env.get("PILOT_SOURCE_DIR"), env.get("PILOT_WORK_DIR"), env.get("HOME")]
+    candidates = [Path(name)] if name.startswith("/") else [Path(folder) / name for folder in folders if folder]
+    return next((path for path in candidates if path.exists()), candidates[0] if candidates else None)
