@@ -94,13 +94,6 @@ def _one_of(*choices: str) -> Callable[[str], str]:
     return read
 
 
-def _truth(value: str) -> bool:
-    word = value.strip().lower()
-    if word not in ("true", "false", "yes", "no", "1", "0", "on", "off"):
-        raise ValueError("is neither true nor false")
-    return word in ("true", "yes", "1", "on")
-
-
 WHAT, SERVER, STORES, LIMITS, OUTPUT = (
     "what to run",
     "PanDA server and credentials",
@@ -123,6 +116,7 @@ OPTIONS: tuple[Option, ...] = (
     Option("cert", SERVER, "client certificate (PEM)", _path, metavar="FILE"),
     Option("key", SERVER, "its private key (PEM)", _path, metavar="FILE"),
     Option("ca", SERVER, "CA bundle, or a folder of hashed CA files such as the grid's", _path, None, ("X509_CERT_DIR",), metavar="PATH"),
+    Option("storage_ca", STORES, "CA bundle of the object stores; default: the system's", _path, metavar="PATH"),
     Option("x509_proxy", SERVER, "X.509 proxy file (certificate, key, chain)", _path, None, ("proxySecretPath", "X509_USER_PROXY"), metavar="FILE"),
     Option("token_file", SERVER, "OIDC token file", _path, None, ("OIDC_REFRESHED_AUTH_TOKEN",), metavar="FILE"),
     Option("origin", SERVER, "Origin sent with the token, e.g. panda_dev.pilot", _text, None, ("OIDC_AUTH_ORIGIN", "PANDA_AUTH_ORIGIN"), metavar="VO"),

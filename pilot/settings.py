@@ -83,6 +83,7 @@ class Settings:
     origin: str | None
     cric: str
     cric_bucket: str | None
+    storage_ca: Path | None
     gcs_endpoint: str
     s3_endpoint: str
     s3_key_file: Path | None

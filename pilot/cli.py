@@ -1,0 +1,89 @@
+"""The commands and their options; nothing else. Importing this must stay cheap: ``--help`` answers in under 0.3 s."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from pilot import __version__
+from pilot.job.errors import ExitCode, PilotCannotWork
+from pilot.options import OPTIONS
+
+DESCRIPTION = "A PanDA pilot: takes jobs of a queue from the PanDA server, runs them, and leaves links to their logs."
+EPILOG = f"""\
+Each option can also be set as PILOT_<OPTION> in the environment or as a key (with underscores) of the settings file;
+flags win over the environment, the environment over the file. Credentials: --x509-proxy FILE, or --cert FILE --key FILE,
+or --token-file FILE --origin VO. No server at hand? --sandbox starts one on this machine.
+
+exit codes: {ExitCode.OK} duty done (whatever became of the jobs, also when there were none), {ExitCode.USAGE} wrong options,
+  {ExitCode.CREDENTIALS} no valid credentials, {ExitCode.NO_LOCAL_SPACE} no disk, {ExitCode.NO_QUEUEDATA} queue unknown to CRIC or CRIC silent, {ExitCode.BAD_QUEUEDATA} bad queue data,
+  {ExitCode.QUEUE_NOT_ACTIVE} queue not active, {ExitCode.SERVER_COMMUNICATION} server out of reach, {ExitCode.PROXY_TOO_SHORT} proxy too short, {ExitCode.QUEUE_NOT_ONLINE} queue offline, {ExitCode.SIGTERM} ended by SIGTERM
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """All options, in the groups of the table. Values stay texts: settings.py reads them, wherever they came from."""
+    parser = argparse.ArgumentParser(
+        prog="pilot-start",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"pilot {__version__}")
+    parser.add_argument("--sandbox", action="store_true", help="run against a PanDA world started on this machine")
+    groups: dict[str, argparse._ArgumentGroup] = {}
+    for option in OPTIONS:
+        if option.group not in groups:
+            groups[option.group] = parser.add_argument_group(option.group)
+        groups[option.group].add_argument(
+            option.flag,
+            dest=option.name,
+            metavar=option.metavar,
+            action="append" if option.repeatable else "store",
+            help=_help(option.help, option.default),
+        )
+    return parser
+
+
+def _help(text: str, default: object) -> str:
+    shown = ", ".join(default) if isinstance(default, tuple) else default
+    return text if shown is None else f"{text} (default: {shown})".replace("%", "%%")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point of ``pilot-start``; returns the exit code. Every error a person can cause is one sentence."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    flags = vars(build_parser().parse_args(given))
+    if flags.pop("sandbox"):
+        return _become_sandbox([argument for argument in given if argument != "--sandbox"])
+    from pilot.settings import close_back_doors, read_settings
+
+    try:
+        settings = read_settings(flags)
+        close_back_doors()
+        from pilot.app import run
+
+        return run(settings)
+    except PilotCannotWork as trouble:
+        print(f"pilot-start: {trouble}", file=sys.stderr)
+        return int(trouble.exit_code)
+
+
+def _become_sandbox(arguments: list[str]) -> int:
+    """Replace this process by the sandbox with ``pilot-start`` as its child, so that the pilot never is its parent."""
+    import os
+    import shutil
+    from pathlib import Path
+
+    beside = Path(sys.executable).with_name("pilot-sandbox")
+    program = str(beside) if beside.exists() else shutil.which("pilot-sandbox")
+    if program is None:
+        print("pilot-start: --sandbox needs the sandbox extra: pip install 'pilot[sandbox]'", file=sys.stderr)
+        return int(ExitCode.USAGE)
+    os.execv(program, [program, "run", "--", sys.argv[0], *arguments])  # noqa: S606
+
+
+if __name__ == "__main__":
+    sys.exit(main())
