@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from pilot.job.errors import Diagnosis
 from pilot.job.model import ApiGeneration, Attempt, Job
 from pilot.job.report import FieldValue, FileReport, Usage
+from pilot.job.report import StoredFile as StoredFile  # re-exported: storage may not import this module
 from pilot.runtime.stop import Stop, StopReason
 
 # --- the PanDA server -------------------------------------------------------------------------------------------------
@@ -103,15 +104,6 @@ class PandaServer(Protocol):
 
 
 # --- storage ----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class StoredFile:
-    """A file as it lies in a store, verified: the URL it was written to and what was measured on the way."""
-
-    url: str
-    size_bytes: int
-    adler32: str
 
 
 class Stager(Protocol):

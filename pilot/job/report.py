@@ -79,6 +79,15 @@ class FileReport:
 
 
 @dataclass(frozen=True, slots=True)
+class StoredFile:
+    """A file as it lies in a store, verified: the URL it was written to and what was measured on the way."""
+
+    url: str
+    size_bytes: int
+    adler32: str
+
+
+@dataclass(frozen=True, slots=True)
 class Identity:
     """Who reports: constant for the whole of a job (the server compares ``batch_id``)."""
 

@@ -1,0 +1,83 @@
+"""Several checksums of one stream in one pass."""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+from collections.abc import Iterable
+
+from pilot.job.model import Checksum, ChecksumAlgorithm
+
+
+class _Adler32:
+    def __init__(self) -> None:
+        self._value = 1
+
+    def update(self, block: bytes) -> None:
+        self._value = zlib.adler32(block, self._value)
+
+    def hexdigest(self) -> str:
+        return f"{self._value:08x}"
+
+
+class _Crc32c:
+    def __init__(self) -> None:
+        import google_crc32c
+
+        self._value = 0
+        self._extend = google_crc32c.extend
+
+    def update(self, block: bytes) -> None:
+        self._value = self._extend(self._value, block)
+
+    def hexdigest(self) -> str:
+        return f"{self._value:08x}"
+
+
+class Checksums:
+    """The running checksums of a stream. md5 costs 1.35 s per GB, adler32 and crc32c a tenth: ask only for what is needed."""
+
+    def __init__(self, algorithms: Iterable[ChecksumAlgorithm]) -> None:
+        self._running = {name: _start(name) for name in algorithms}
+
+    def update(self, block: bytes) -> None:
+        for running in self._running.values():
+            running.update(block)
+
+    def get(self, algorithm: ChecksumAlgorithm) -> Checksum | None:
+        """The checksum so far; None when it was not asked for."""
+        running = self._running.get(algorithm)
+        return Checksum(algorithm, running.hexdigest()) if running else None
+
+    @property
+    def adler32(self) -> str:
+        """Eight hexadecimal digits; adler32 must have been asked for."""
+        return self._running["adler32"].hexdigest()
+
+    def mismatch(self, expected: Checksum) -> Checksum | None:
+        """What was computed, when it differs from ``expected``; None when it agrees or was not asked for."""
+        computed = self.get(expected.algorithm)
+        if computed is None or computed.hexdigest == expected.hexdigest.lower():
+            return None
+        return computed
+
+
+def _start(algorithm: ChecksumAlgorithm) -> _Adler32 | _Crc32c | hashlib._Hash:
+    if algorithm == "adler32":
+        return _Adler32()
+    if algorithm == "crc32c":
+        return _Crc32c()
+    if algorithm == "md5":
+        return hashlib.md5(usedforsecurity=False)
+    return hashlib.sha256()
+
+
+def from_base64(algorithm: ChecksumAlgorithm, text: str) -> Checksum | None:
+    """A checksum as Google's stores write it (base64 of the big-endian bytes); None when it is not one."""
+    import base64
+    import binascii
+
+    try:
+        return Checksum(algorithm, base64.b64decode(text, validate=True).hex())
+    except binascii.Error:
+        return None
