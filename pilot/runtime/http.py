@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from pilot import __version__
 from pilot.runtime.retry import RETRYABLE_HTTP_STATUSES, RetryableError
+from pilot.runtime.stop import Deadline
 
 if TYPE_CHECKING:
     import requests
@@ -93,15 +95,18 @@ def call(
     timeouts: Timeouts | None = None,
     max_bytes: int = MAX_ANSWER_BYTES,
     allow_redirects: bool = False,
+    total_s: float | None = None,
 ) -> Answer:
     """One request, its answer read whole. Any HTTP status is an Answer; errors of transport are typed.
 
     Raises TransportError (may pass), TlsError (will not), OversizedAnswer. A redirect is followed only when allowed,
-    and only to the same host.
+    and only to the same host. ``total_s`` ends an answer that trickles in, each byte within ``timeouts.read_s``.
     """
     import requests
+    from urllib3.exceptions import HTTPError
 
     limits = timeouts or Timeouts()
+    deadline = Deadline(total_s) if total_s is not None else None
     try:
         for _hop in range(4):
             with session.request(
@@ -120,24 +125,32 @@ def call(
                 return Answer(
                     response.status_code,
                     {name.lower(): value for name, value in response.headers.items()},
-                    _read_bounded(response, max_bytes),
+                    _read_bounded(response, max_bytes, deadline),
                 )
     except requests.exceptions.SSLError as error:
         raise TlsError(f"{_host(url)} failed TLS verification: {_cause(error)}") from error
-    except (requests.exceptions.RequestException, OSError) as error:
+    except (requests.exceptions.RequestException, HTTPError, OSError) as error:
         raise TransportError(f"no answer from {_host(url)}: {_cause(error)}") from error
     raise TransportError(f"too many redirects at {_host(url)}")
 
 
-def _read_bounded(response: requests.Response, max_bytes: int) -> bytes:
+def _read_bounded(response: requests.Response, max_bytes: int, deadline: Deadline | None) -> bytes:
     chunks: list[bytes] = []
     size = 0
-    for chunk in response.iter_content(64 << 10):
+    for chunk in response.iter_content(64 << 10) if deadline is None else _as_it_comes(response):
         size += len(chunk)
         if size > max_bytes:
             raise OversizedAnswer(f"{_host(response.url)} sent more than {max_bytes} bytes")
+        if deadline is not None and deadline.passed():
+            raise TransportError(f"{_host(response.url)} did not finish its answer in time")
         chunks.append(chunk)
     return b"".join(chunks)
+
+
+def _as_it_comes(response: requests.Response) -> Iterator[bytes]:
+    """The body in the pieces the network delivers: ``iter_content`` would wait for a whole piece, however slowly it comes."""
+    while chunk := response.raw.read1(64 << 10, decode_content=True):
+        yield chunk
 
 
 def _same_host(url: str, target: str) -> str:

@@ -10,12 +10,16 @@ import logging
 import threading
 from collections.abc import Callable
 from types import TracebackType
+from typing import TypeVar
 
 from pilot.runtime.stop import Stop, StopKind, Stopped, StopReason
 
 logger = logging.getLogger("pilot.loops")
 
+T = TypeVar("T")
+
 JOIN_BOUND_S = 10.0
+STAGE_BOUND_S = 5.0  # connect and read time-outs are at most this once a stop is on
 
 
 class Helper:
@@ -48,6 +52,45 @@ class Helper:
 
     def alive(self) -> bool:
         return self._thread.is_alive()
+
+
+def run_stage(name: str, body: Callable[[], T], stop: Stop, bound_s: float = STAGE_BOUND_S) -> T:
+    """Run a blocking stage on a thread of its own, so that a stuck library cannot hold the conductor.
+
+    Returns or raises what ``body`` does. When ``stop`` is requested the stage has ``bound_s`` seconds to notice (its own
+    waits are on the same scope); after that it is left behind and Stopped is raised here.
+    """
+    results: list[T] = []
+    errors: list[BaseException] = []
+    woken = threading.Event()
+
+    def run() -> None:
+        try:
+            results.append(body())
+        except BaseException as error:  # noqa: BLE001  (carried over to the conductor, which raises it)
+            errors.append(error)
+        woken.set()
+
+    def wake(_reason: StopReason) -> None:
+        woken.set()
+
+    thread = threading.Thread(target=run, name=name, daemon=True)
+    stop.follow(wake)
+    try:
+        thread.start()
+        woken.wait()
+        if stop.is_set():
+            thread.join(bound_s)
+        elif thread.is_alive():
+            thread.join()
+    finally:
+        stop.unfollow(wake)
+    if errors:
+        raise errors[0]
+    if results:
+        return results[0]
+    logger.error("stage %s did not notice the stop within %.0f s and is left behind", name, bound_s)
+    raise Stopped(stop.reason or StopReason(StopKind.INTERNAL))
 
 
 class Helpers:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
 
@@ -42,25 +44,30 @@ class Stopped(Exception):
 
 
 class Stop:
-    """A stop scope. The first reason wins; a scope also stops when its parent does.
+    """A stop scope. The first reason wins. ``child`` and ``grace`` make scopes that follow this one.
 
-    ``grace`` makes the scope that clean-up runs under: it does not follow this scope's stop, and ends a bounded time later.
+    Whoever follows is told once: at the stop, or at once when the scope is stopped already.
     """
 
-    def __init__(self, parent: Stop | None = None) -> None:
+    def __init__(self) -> None:
         self._changed = threading.Condition()
         self._reason: StopReason | None = None
         self._stopped_at_s: float | None = None
-        self._children: list[Stop] = []
-        if parent is not None:
-            parent._adopt(self)
+        self._followers: list[Callable[[StopReason], object]] = []
 
-    def _adopt(self, child: Stop) -> None:
+    def follow(self, follower: Callable[[StopReason], object]) -> None:
+        """Call ``follower`` with the reason when this scope stops. It runs on the stopping thread: it must only notify."""
         with self._changed:
-            self._children.append(child)
+            self._followers.append(follower)
             reason = self._reason
         if reason is not None:
-            child.request(reason)
+            follower(reason)
+
+    def unfollow(self, follower: Callable[[StopReason], object]) -> None:
+        """Forget a follower, so that a long life does not collect ended ones."""
+        with self._changed:
+            if follower in self._followers:
+                self._followers.remove(follower)
 
     def request(self, reason: StopReason) -> bool:
         """Stop this scope and those below it. False when it was stopped before: the earlier reason stays."""
@@ -69,10 +76,10 @@ class Stop:
                 return False
             self._reason = reason
             self._stopped_at_s = monotonic_s()
-            children = tuple(self._children)
+            followers = tuple(self._followers)
             self._changed.notify_all()
-        for child in children:
-            child.request(reason)
+        for follower in followers:
+            follower(reason)
         return True
 
     @property
@@ -103,15 +110,37 @@ class Stop:
         if self._reason is not None:
             raise Stopped(self._reason)
 
-    def child(self) -> Stop:
-        """A narrower scope: stopping it leaves this one running."""
-        return Stop(parent=self)
+    @contextmanager
+    def child(self) -> Iterator[Stop]:
+        """A narrower scope: it stops with this one, and stopping it leaves this one running."""
+        child = Stop()
+        self.follow(child.request)
+        try:
+            yield child
+        finally:
+            self.unfollow(child.request)
 
-    def close(self, parent: Stop) -> None:
-        """Let ``parent`` forget this scope, so that a long life does not collect ended ones."""
-        with parent._changed:
-            if self in parent._children:
-                parent._children.remove(self)
+    @contextmanager
+    def grace(self, after_s: float) -> Iterator[Stop]:
+        """The scope that clean-up runs under: it stops ``after_s`` seconds later than this one, with the same reason."""
+        late = Stop()
+        timers: list[threading.Timer] = []
+
+        def start_timer(reason: StopReason) -> None:
+            elapsed_s = monotonic_s() - (self._stopped_at_s or monotonic_s())
+            timer = threading.Timer(max(0.0, after_s - elapsed_s), late.request, (reason,))
+            timer.daemon = True
+            timer.name = "grace"
+            timers.append(timer)
+            timer.start()
+
+        self.follow(start_timer)
+        try:
+            yield late
+        finally:
+            self.unfollow(start_timer)
+            for timer in timers:
+                timer.cancel()
 
 
 class Deadline:

@@ -1,0 +1,72 @@
+"""The heartbeat of a job: tells the server the state at once when it changes and every interval otherwise."""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+from collections.abc import Callable, Mapping
+
+from pilot.job.model import ApiGeneration
+from pilot.job.report import FieldValue
+from pilot.job.states import JobState
+from pilot.ports import PandaServer, ServerRefused, ServerUnreachable, UpdateAnswer
+from pilot.runtime.clock import monotonic_s
+from pilot.runtime.stop import Stop, StopReason
+
+logger = logging.getLogger("pilot.heartbeat")
+
+JITTER = 0.1  # a tenth of the interval, so that a thousand pilots do not beat together
+
+
+class Heartbeat:
+    """One helper loop a job. ``fields(state)`` gives an update's fields; ``obey`` gets each answer's commands."""
+
+    def __init__(
+        self,
+        server: PandaServer,
+        api: ApiGeneration,
+        fields: Callable[[JobState], Mapping[str, FieldValue]],
+        obey: Callable[[UpdateAnswer], None],
+        interval_s: float,
+    ) -> None:
+        self._server = server
+        self._api = api
+        self._fields = fields
+        self._obey = obey
+        self._interval_s = interval_s
+        self._state = JobState.STARTING
+        self._wake = threading.Event()
+        self._last_heard_s = monotonic_s()
+
+    def announce(self, state: JobState) -> None:
+        """The job's state is now ``state``; it goes out at once, without blocking the caller."""
+        self._state = state
+        self._wake.set()
+
+    @property
+    def silent_for_s(self) -> float:
+        """Seconds since the server last took an update."""
+        return monotonic_s() - self._last_heard_s
+
+    def beat(self, stop: Stop) -> None:
+        """The loop: returns when ``stop`` is requested. A beat that fails is logged; the next one comes in its time."""
+        stop.follow(self._on_stop)
+        while not stop.is_set():
+            jitter_s = self._interval_s * random.uniform(-JITTER, JITTER)
+            self._wake.wait(self._interval_s + jitter_s)
+            self._wake.clear()
+            if not stop.is_set():
+                self._send(stop)
+
+    def _on_stop(self, _reason: StopReason) -> None:
+        self._wake.set()
+
+    def _send(self, stop: Stop) -> None:
+        try:
+            answer = self._server.update(self._fields(self._state), self._api, stop)
+        except (ServerUnreachable, ServerRefused) as trouble:
+            logger.warning("heartbeat not delivered (last one %.0f s ago): %s", self.silent_for_s, trouble)
+            return
+        self._last_heard_s = monotonic_s()
+        self._obey(answer)

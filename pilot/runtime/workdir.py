@@ -1,0 +1,106 @@
+"""The work volume: one writer by lock, a folder for each job, and how much room is left."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from pilot.job.errors import ExitCode, PilotCannotWork
+from pilot.job.model import Attempt
+
+RESERVE_BYTES = 16 << 20  # kept free so that the last report can be written on a full disk
+
+
+@dataclass(frozen=True, slots=True)
+class JobFolder:
+    """The places of one job.
+
+    ``work`` is the payload's own folder (inputs, outputs, TMPDIR below it); everything else is the pilot's.
+    """
+
+    root: Path
+
+    @property
+    def work(self) -> Path:
+        return self.root / "work"
+
+    @property
+    def logs(self) -> Path:
+        return self.root / "logs"
+
+    @property
+    def control(self) -> Path:
+        return self.root / "control"
+
+    @property
+    def journal(self) -> Path:
+        return self.root / "journal"
+
+    @property
+    def pilot_log(self) -> Path:
+        return self.logs / "pilotlog.txt"
+
+    def remove(self) -> None:
+        """Remove everything, also what a payload made unwritable. What cannot go is left and found again at the next start."""
+        for folder, _names, _files in os.walk(self.root):
+            try:
+                Path(folder).chmod(0o700)
+            except OSError:
+                continue
+        shutil.rmtree(self.root, ignore_errors=True)
+
+
+class WorkVolume:
+    """``workdir``: jobs/<PandaID>.<attempt>/ for each job, worker.journal, images/, cric/, and the lock of its one writer."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.jobs = root / "jobs"
+
+    @property
+    def worker_journal(self) -> Path:
+        return self.root / "worker.journal"
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Make the volume and hold its lock. Raises PilotCannotWork with a sentence: unwritable, full, or in use."""
+        try:
+            self.jobs.mkdir(parents=True, exist_ok=True, mode=0o755)
+            descriptor = os.open(self.root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise PilotCannotWork(
+                ExitCode.MKDIR,
+                f"cannot make the work folder {self.root}: {error.strerror}; give another with --workdir DIR",
+            ) from None
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield
+        except BlockingIOError:
+            raise PilotCannotWork(
+                ExitCode.GENERAL,
+                f"another pilot works in {self.root}; give this one another folder with --workdir DIR",
+            ) from None
+        finally:
+            os.close(descriptor)
+
+    def free_bytes(self) -> int:
+        """Bytes an unprivileged writer may still use on the volume."""
+        status = os.statvfs(self.root)
+        return status.f_bavail * status.f_frsize
+
+    def open_job(self, attempt: Attempt) -> JobFolder:
+        """Make the folder of an attempt. Raises OSError."""
+        folder = JobFolder(self.jobs / str(attempt))
+        for path in (folder.root, folder.work, folder.logs, folder.control):
+            path.mkdir(mode=0o755, exist_ok=True)
+        return folder
+
+    def known_jobs(self) -> list[JobFolder]:
+        """Folders an earlier pilot left, oldest first."""
+        folders = [path for path in self.jobs.iterdir() if path.is_dir() and not path.is_symlink()]
+        return [JobFolder(path) for path in sorted(folders, key=lambda path: path.stat().st_mtime)]
