@@ -1,0 +1,1 @@
+"""The PanDA server: what goes over the wire in both API generations, what its answers mean, and the client."""

@@ -1,0 +1,207 @@
+"""Who we are to the server: a certificate or proxy, a token, or both; read anew whenever the files change.
+
+With both, the certificate's name counts and the token must be valid all the same (server rule, panda-wire section 3).
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pilot.job.errors import ExitCode, PilotCannotWork
+from pilot.runtime.clock import utc_now
+from pilot.runtime.secret import MAX_SECRET_FILE_BYTES, SecretFile
+
+FileStamp = tuple[int, int, int]
+
+_MAX_TOKEN_CHARS = 16 << 10  # web servers cut header lines there or earlier
+_TOKEN = re.compile(r"[A-Za-z0-9._~+/=-]+")
+_ORIGIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]*")
+
+
+class CredentialsUnusable(Exception):
+    """A credential file cannot be used as it is now; one sentence: which, why, what to do."""
+
+    exit_code = ExitCode.CREDENTIALS
+
+
+class CredentialsTooShort(CredentialsUnusable):
+    """The certificate or proxy has expired, or will before a job could be run."""
+
+    exit_code = ExitCode.PROXY_TOO_SHORT
+
+
+@dataclass(frozen=True, slots=True)
+class X509Credentials:
+    """PEM files for the TLS client certificate. For a proxy both paths are the same file."""
+
+    cert_path: Path
+    key_path: Path
+
+    def stamp(self) -> tuple[FileStamp, FileStamp]:
+        """Changes when either file is replaced or rewritten. Raises CredentialsUnusable."""
+        return _stamp(self.cert_path), _stamp(self.key_path)
+
+    def check_readable(self) -> None:
+        """Raises CredentialsUnusable unless OpenSSL can load both without asking anybody for a pass phrase."""
+        _read_pem(self.cert_path, b"-----BEGIN CERTIFICATE-----", "certificate")
+        key = _read_pem(self.key_path, b"PRIVATE KEY-----", "private key")
+        if b"BEGIN ENCRYPTED PRIVATE KEY" in key or b"Proc-Type: 4,ENCRYPTED" in key:
+            raise CredentialsUnusable(
+                f"The private key in {self.key_path} is protected by a pass phrase, which a pilot cannot type: "
+                "give a proxy or an unprotected key."
+            )
+
+    def check(self, min_lifetime_s: float) -> None:
+        self.check_readable()
+        end = _ends(self.cert_path)
+        left_s = (end - utc_now()).total_seconds()
+        if left_s <= 0:
+            raise CredentialsTooShort(f"The certificate in {self.cert_path} expired on {_utc(end)}: renew it.")
+        if left_s < min_lifetime_s:
+            raise CredentialsTooShort(
+                f"The certificate in {self.cert_path} expires on {_utc(end)}, in {left_s:.0f} s; "
+                f"{min_lifetime_s:.0f} s are needed: renew it."
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class TokenCredentials:
+    """A bearer token in a file, and the Origin header (``<vo>``, ``<vo>.<role>`` or ``<vo>:<role>``) it is used with."""
+
+    token: SecretFile
+    origin: str
+
+    def headers(self) -> dict[str, str]:
+        """Authorization and Origin with the token as it is now. Raises CredentialsUnusable."""
+        return {"Authorization": f"Bearer {self._text()}", "Origin": self.origin}
+
+    def check(self) -> None:
+        """Raises CredentialsUnusable for a token or origin that no server would take, an expired token included."""
+        if not _ORIGIN.fullmatch(self.origin):
+            raise CredentialsUnusable(
+                f"The token's origin {self.origin!r} is not of the form <vo> or <vo>.<role>: the PanDA server needs it."
+            )
+        end = token_end(self._text())
+        if end is None:
+            return
+        left_s = (end - utc_now()).total_seconds()
+        if left_s <= 0:
+            raise CredentialsUnusable(f"The token in {self.token.path} expired on {_utc(end)}: renew it.")
+
+    def _text(self) -> str:
+        path = self.token.path
+        try:
+            text = self.token.read().reveal()
+        except OSError as error:
+            raise CredentialsUnusable(_cannot_read(path, "token", error)) from error
+        if not text:
+            raise CredentialsUnusable(f"The token file {path} is empty: put the bare token (a JWT) into it.")
+        if len(text) > _MAX_TOKEN_CHARS or not _TOKEN.fullmatch(text):
+            raise CredentialsUnusable(f"The file {path} does not hold a bare token (a JWT) but something else.")
+        return text
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """Everything a call needs to say who we are; either part may be absent."""
+
+    x509: X509Credentials | None = None
+    token: TokenCredentials | None = None
+
+    def client_cert(self) -> tuple[str, str] | None:
+        """Certificate and key paths, as the TLS layer wants them."""
+        return (str(self.x509.cert_path), str(self.x509.key_path)) if self.x509 else None
+
+    def stamp(self) -> tuple[FileStamp, FileStamp] | None:
+        return self.x509.stamp() if self.x509 else None
+
+    def headers(self) -> dict[str, str]:
+        return self.token.headers() if self.token else {}
+
+    def check_readable(self) -> None:
+        if self.x509:
+            self.x509.check_readable()
+
+    def check(self, min_lifetime_s: float = 0.0) -> None:
+        """To be called at the start and before each job. ``min_lifetime_s`` is for certificates: tokens are renewed under us.
+
+        Raises PilotCannotWork with exit code 68 (unusable) or 80 (too short).
+        """
+        if not self.x509 and not self.token:
+            raise PilotCannotWork(
+                ExitCode.CREDENTIALS,
+                "There are no credentials for the PanDA server: give a proxy (X509_USER_PROXY), or a token file and its origin.",
+            )
+        try:
+            if self.x509:
+                self.x509.check(min_lifetime_s)
+            if self.token:
+                self.token.check()
+        except CredentialsUnusable as error:
+            raise PilotCannotWork(error.exit_code, str(error)) from error
+
+
+def remaining_lifetime_s(path: Path) -> float:
+    """Seconds until the first certificate of a PEM chain expires; negative when it has. Raises CredentialsUnusable."""
+    return (_ends(path) - utc_now()).total_seconds()
+
+
+def token_end(token: str) -> datetime | None:
+    """``exp`` of a JWT, read without verifying anything; None for other tokens and unreadable claims."""
+    parts = token.split(".")
+    if len(parts) != 3 or len(token) > _MAX_TOKEN_CHARS:
+        return None
+    try:
+        claims = json.loads(base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)))
+        return datetime.fromtimestamp(float(claims["exp"]), UTC)
+    except (binascii.Error, ValueError, KeyError, TypeError, OverflowError, OSError, RecursionError):
+        return None
+
+
+def _ends(path: Path) -> datetime:
+    from cryptography import x509
+
+    pem = _read_pem(path, b"-----BEGIN CERTIFICATE-----", "certificate")
+    try:
+        return min(certificate.not_valid_after_utc for certificate in x509.load_pem_x509_certificates(pem))
+    except ValueError as error:
+        raise CredentialsUnusable(f"The certificate in {path} is damaged: {_first_words(error)}.") from error
+
+
+def _read_pem(path: Path, marker: bytes, what: str) -> bytes:
+    try:
+        if path.exists() and not path.is_file():  # opening a named pipe would wait for ever
+            raise CredentialsUnusable(f"The {what} file {path} is not a regular file.")
+        with path.open("rb") as file:
+            pem = file.read(MAX_SECRET_FILE_BYTES)
+    except OSError as error:
+        raise CredentialsUnusable(_cannot_read(path, what, error)) from error
+    if marker not in pem:
+        raise CredentialsUnusable(f"The file {path} holds no {what} in PEM form.")
+    return pem
+
+
+def _stamp(path: Path) -> FileStamp:
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise CredentialsUnusable(_cannot_read(path, "certificate", error)) from error
+    return status.st_ino, status.st_mtime_ns, status.st_size
+
+
+def _cannot_read(path: Path, what: str, error: OSError) -> str:
+    return f"The {what} file {path} cannot be read: {error.strerror or error}."
+
+
+def _first_words(error: Exception) -> str:
+    return str(error).split("\n")[0][:100]
+
+
+def _utc(moment: datetime) -> str:
+    return moment.strftime("%Y-%m-%d %H:%M:%S UTC")
