@@ -38,6 +38,10 @@ class _TryAgain(RetryableError):
         self.error = error
 
 
+class _NotOffered(Exception):
+    """No server in reach offers the method: they speak the other generation, or are no PanDA servers."""
+
+
 class PandaClient:
     """The PanDA server behind ports.PandaServer. Safe for several threads; close it when done.
 
@@ -72,7 +76,7 @@ class PandaClient:
     def acquire(self, request: AcquireRequest, stop: Stop, policy: RetryPolicy | None = None) -> Acquired | NoJob:
         """Ask for one job. Tried again only when the request surely had no effect: a lost answer leaves a job ``sent``."""
 
-        def ask(api: ApiGeneration) -> Acquired | NoJob | WrongGeneration:
+        def ask(api: ApiGeneration) -> Acquired | NoJob:
             if stop.is_set():
                 return NoJob("not asked: the pilot is stopping")
             if api is ApiGeneration.V1:
@@ -81,8 +85,7 @@ class PandaClient:
             wire = _sendable(lambda: api_legacy.acquire(request))
             return self._ask(wire, api_legacy.acquired, stop, policy, repeatable=False)
 
-        result: Acquired | NoJob = self._in_either(ask, "a job request")
-        return result
+        return self._in_either(ask, "a job request")
 
     def update(
         self, fields: Mapping[str, FieldValue], api: ApiGeneration, stop: Stop, policy: RetryPolicy | None = None
@@ -90,21 +93,21 @@ class PandaClient:
         """Deliver an update (``fields`` in v1 names); equal fields are equal bytes. It is idempotent, so it is retried."""
         if api is ApiGeneration.V1:
             wire = _sendable(lambda: api_v1.update(fields))
-            return _offered(self._ask(wire, api_v1.updated, stop, policy), api)
+            return self._ask_of_job(api, wire, api_v1.updated, stop, policy)
         wire = _sendable(lambda: api_legacy.update(fields))
-        return _offered(self._ask(wire, api_legacy.updated, stop, policy), api)
+        return self._ask_of_job(api, wire, api_legacy.updated, stop, policy)
 
     def job_status(
         self, attempt: Attempt, api: ApiGeneration, stop: Stop, policy: RetryPolicy | None = None
     ) -> JobStatus:
         """What the server holds of a job, its archive of the last days included."""
         if api is ApiGeneration.LEGACY:
-            return _offered(self._ask(api_legacy.job_status(attempt), api_legacy.status_of, stop, policy), api)
+            return self._ask_of_job(api, api_legacy.job_status(attempt), api_legacy.status_of, stop, policy)
 
         def read(answer: Answer) -> JobStatus | Meaning:
             return api_v1.status_of(answer, attempt)
 
-        return _offered(self._ask(api_v1.job_status(attempt), read, stop, policy), api)
+        return self._ask_of_job(api, api_v1.job_status(attempt), read, stop, policy)
 
     def worker_status(
         self,
@@ -118,7 +121,7 @@ class PandaClient:
     ) -> None:
         """Tell the server that a Harvester worker has ``started`` or ``finished``."""
 
-        def ask(api: ApiGeneration) -> Accepted | WrongGeneration:
+        def ask(api: ApiGeneration) -> Accepted:
             if api is ApiGeneration.V1:
                 wire = api_v1.worker_status(harvester_id, worker_id, status, node)
                 return self._ask(wire, _accepted_v1, stop, policy)
@@ -130,7 +133,7 @@ class PandaClient:
     def is_alive(self, stop: Stop, policy: RetryPolicy | None = None) -> None:
         """Ask for a sign of life, which needs no credentials. Raises ServerUnreachable when there is none."""
 
-        def ask(api: ApiGeneration) -> Accepted | WrongGeneration:
+        def ask(api: ApiGeneration) -> Accepted:
             if api is ApiGeneration.V1:
                 return self._ask(api_v1.is_alive(), _accepted_v1, stop, policy)
             return self._ask(api_legacy.is_alive(), _accepted_legacy, stop, policy)
@@ -142,21 +145,38 @@ class PandaClient:
 
     # --- which generation ---------------------------------------------------------------------------------------------
 
-    def _in_either(self, ask: Callable[[ApiGeneration], T | WrongGeneration], what: str) -> T:
+    def _in_either(self, ask: Callable[[ApiGeneration], T], what: str) -> T:
         """Ask in the generation that worked last, then in the other if the choice is ``auto``; remember what worked."""
         why = ""
         for api in self._generations:
-            result = ask(api)
-            if not isinstance(result, WrongGeneration):
-                if api is not self._generations[0]:
-                    log.info("the PanDA server speaks the %s API", api.value)
-                    self._generations = (api, self._generations[0])
-                return result
-            why = result.why
+            try:
+                result = ask(api)
+            except _NotOffered as error:
+                why = str(error)
+                continue
+            if api is not self._generations[0]:
+                log.info("the PanDA server speaks the %s API", api.value)
+                self._generations = (api, self._generations[0])
+            return result
         tried = " nor ".join(api.value for api in self._generations)
         raise ServerUnreachable(f"The PanDA server does not offer {what} in {tried}: {why}; check --server and --api.")
 
     # --- one call, over servers and time ------------------------------------------------------------------------------
+
+    def _ask_of_job(
+        self,
+        api: ApiGeneration,
+        wire: WireRequest,
+        read: Callable[[Answer], T | Meaning],
+        stop: Stop,
+        policy: RetryPolicy | None,
+    ) -> T:
+        """A call about a job. It stays with its generation: a server without that cannot be told anything about it now."""
+        try:
+            return self._ask(wire, read, stop, policy)
+        except _NotOffered as error:
+            sentence = f"The PanDA server no longer offers the {api.value} API the job belongs to: {error}."
+            raise ServerUnreachable(sentence) from error
 
     def _ask(
         self,
@@ -165,7 +185,7 @@ class PandaClient:
         stop: Stop,
         policy: RetryPolicy | None,
         repeatable: bool = True,
-    ) -> T | WrongGeneration:
+    ) -> T:
         chosen = policy or self._policy
         try:
             return retry_call(lambda: self._round(wire, read, stop, chosen, repeatable), chosen, stop)
@@ -179,7 +199,7 @@ class PandaClient:
         stop: Stop,
         policy: RetryPolicy,
         repeatable: bool,
-    ) -> T | WrongGeneration:
+    ) -> T:
         """Try each server once. Raises _TryAgain, ServerUnreachable (asking again is useless or unsafe) or ServerRefused."""
         problems: list[Retry] = []
         hopeless: ServerUnreachable | None = None
@@ -197,13 +217,13 @@ class PandaClient:
             elif isinstance(result, WrongGeneration):
                 elsewhere = result
             else:
-                self._first = index
+                self._first = index  # it answers: begin with it the next time
                 return _plain(result, server)
         if problems:
             raise _of_problems(problems)
         if hopeless:
             raise hopeless
-        return elsewhere or WrongGeneration("no server was asked")
+        raise _NotOffered(elsewhere.why if elsewhere else "no server was asked")
 
     def _in_order(self) -> Iterator[tuple[int, str]]:
         first = self._first
@@ -289,15 +309,6 @@ def _plain(result: T | Meaning, server: str) -> T:
 
 def _generations(api: ApiChoice) -> tuple[ApiGeneration, ...]:
     return (ApiGeneration.V1, ApiGeneration.LEGACY) if api == "auto" else (ApiGeneration(api),)
-
-
-def _offered(result: T | WrongGeneration, api: ApiGeneration) -> T:
-    """A job stays with its generation, so a server without it cannot be told anything about it now."""
-    if isinstance(result, WrongGeneration):
-        raise ServerUnreachable(
-            f"The PanDA server no longer offers the {api.value} API the job belongs to: {result.why}."
-        )
-    return result
 
 
 def _sendable(build: Callable[[], WireRequest]) -> WireRequest:
