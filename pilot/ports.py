@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,6 +12,7 @@ from pilot.job.model import ApiGeneration, Attempt, Job
 from pilot.job.report import FieldValue, FileReport, Usage
 from pilot.job.report import StoredFile as StoredFile  # re-exported: storage may not import this module
 from pilot.runtime.stop import Stop, StopReason
+from pilot.runtime.workdir import JobFolder
 
 # --- the PanDA server -------------------------------------------------------------------------------------------------
 
@@ -114,12 +115,29 @@ class Stager(Protocol):
     def stage_out(self, job: Job, from_folder: Path, stop: Stop) -> tuple[FileReport, ...]: ...
 
 
-class LogStore(Protocol):
-    """The public place of a job's logs."""
+@dataclass(frozen=True, slots=True)
+class LogsStored:
+    """What became of a job's logs. ``bundle`` is log.tgz as made, its ``surl`` None when it could not be stored."""
 
-    def public_url(self, panda_id: int, name: str) -> str: ...
+    bundle: FileReport | None
+    problem: str = ""
 
-    def upload(self, panda_id: int, path: Path, name: str, content_type: str, stop: Stop) -> StoredFile: ...
+    @property
+    def complete(self) -> bool:
+        return self.bundle is not None and self.bundle.surl is not None
+
+
+class JobLogs(Protocol):
+    """The public place of the jobs' logs. ``url`` is known before a job starts and stays the same.
+
+    ``follow`` shows the growing logs until ``stop``; ``store`` writes them whole, at the end, and never raises but Stopped.
+    """
+
+    def url(self, panda_id: int) -> str: ...
+
+    def follow(self, attempt: Attempt, folder: JobFolder, stop: Stop) -> None: ...
+
+    def store(self, job: Job, folder: JobFolder, stop: Stop) -> LogsStored: ...
 
 
 # --- payload ----------------------------------------------------------------------------------------------------------
@@ -131,6 +149,7 @@ class PayloadEnd:
 
     ``container_message``: the container runtime's own words when it, and not the payload, failed.
     ``oom_kills``: how often the kernel's memory guard struck during the payload (cgroup counters).
+    ``first_error``: the payload's own words on its first error. ``no_work``: it said that there was nothing to do.
     """
 
     exit_code: int | None
@@ -142,6 +161,8 @@ class PayloadEnd:
     stopped_by: StopReason | None = None
     breach: Diagnosis | None = None
     container_message: str | None = None
+    first_error: str | None = None
+    no_work: bool = False
 
 
 class Payload(Protocol):
@@ -151,7 +172,7 @@ class Payload(Protocol):
     ``run`` starts it and returns when nothing of it is left; it is stopped through ``stop``.
     """
 
-    def prepare(self, job: Job, folder: Path, stop: Stop) -> PreparedPayload: ...
+    def prepare(self, job: Job, folder: JobFolder, stop: Stop) -> PreparedPayload: ...
 
 
 class PreparedPayload(Protocol):
@@ -160,4 +181,6 @@ class PreparedPayload(Protocol):
     @property
     def isolation(self) -> str: ...
 
-    def run(self, stop: Stop) -> PayloadEnd: ...
+    def run(self, stop: Stop, started: Callable[[int], None]) -> PayloadEnd:
+        """Start the payload, call ``started`` with its pid, and return when nothing of it is left."""
+        ...

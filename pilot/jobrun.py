@@ -1,0 +1,447 @@
+"""A job's life, top to bottom. The file to read first.
+
+    parse -> starting -> stage in -> running -> payload -> stage out -> logs -> final report
+
+Beside the flow, for as long as the job lives: the heartbeat (which brings the server's commands) and the log pump. A stage
+that cannot go on raises; ``JobRun._outcome`` is the one place where that becomes an Outcome. The final report comes last,
+because after it the server may hand out new work; only when the pilot itself must leave is it sent before the logs.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
+
+from pilot.heartbeat import Heartbeat
+from pilot.job.errors import Diagnosis, PilotError, StageError
+from pilot.job.model import ApiGeneration, Attempt, Job, MalformedJob
+from pilot.job.outcome import Outcome, PayloadFacts, StopCause, failed, judge, with_error
+from pilot.job.parse import parse_job, without_secrets
+from pilot.job.report import (
+    DIAG_MAX_CHARS,
+    FieldValue,
+    FileReport,
+    Identity,
+    StageTimes,
+    Usage,
+    metrics_text,
+    output_report,
+    update_fields,
+    usage_fields,
+)
+from pilot.job.states import JobState
+from pilot.outbox import Delivery, deliver_final, send_final
+from pilot.ports import (
+    Acquired,
+    JobLogs,
+    LogsStored,
+    PandaServer,
+    Payload,
+    PayloadEnd,
+    ServerUnreachable,
+    Stager,
+    UpdateAnswer,
+)
+from pilot.runtime.clock import monotonic_s, server_time, utc_now
+from pilot.runtime.events import log_to_file
+from pilot.runtime.journal import Event, Journal
+from pilot.runtime.loops import Helper, Helpers, run_stage
+from pilot.runtime.retry import RetryableError, RetryPolicy, retry_call
+from pilot.runtime.stop import Stop, StopKind, Stopped, StopReason
+from pilot.runtime.workdir import JobFolder, WorkVolume
+
+logger = logging.getLogger("pilot.job")
+
+T = TypeVar("T")
+
+LOG_SHARE = 0.6  # of the shutdown time; the rest is the report's
+HURRIED = frozenset({StopKind.SIGTERM, StopKind.SIGINT})  # a deadline is running: the report goes before the logs
+START_RETRY = RetryPolicy("starting", tries=100_000, first_s=0.5, cap_s=20, total_s=600)
+
+
+@dataclass(frozen=True)
+class JobParts:
+    """The real parts a job is run with; app.py makes them. Times in seconds."""
+
+    server: PandaServer
+    stager: Stager
+    payload: Payload
+    logs: JobLogs
+    identity: Identity
+    heartbeat_s: float
+    start_wait_s: float
+    final_retry_s: float
+    shutdown_s: float
+    preempted: Callable[[], bool]
+
+
+@dataclass(frozen=True)
+class JobRecord:
+    """What is left of a job for the summary: its outcome, times, and whether the server knows."""
+
+    attempt: Attempt
+    task_id: int | None
+    outcome: Outcome
+    delivery: Delivery
+    log_url: str
+    times: StageTimes = field(default_factory=StageTimes)
+    usage: Usage = field(default_factory=Usage)
+    isolation: str = ""
+    logs: LogsStored = field(default_factory=lambda: LogsStored(None))
+    abandoned_helpers: tuple[str, ...] = ()
+
+
+def run_job(
+    acquired: Acquired, parts: JobParts, volume: WorkVolume, worker_stop: Stop, acquire_s: float = 0.0
+) -> JobRecord | None:
+    """Run one acquired job to its acknowledged final report; the job folder goes only then.
+
+    None when the answer held nothing that could be reported to anybody (no PandaID). Raises OSError when not even the
+    job's folder or journal can be made; then the report was sent without them.
+    """
+    parsed = parse_job(acquired.definition)
+    if parsed.attempt is None:
+        logger.error("the server sent a job that names no PandaID: %s", parsed.diagnosis)
+        return None
+    try:
+        folder = volume.open_job(parsed.attempt)
+        journal = Journal(folder.journal)
+        journal.append(
+            Event.ACQUIRED,
+            definition=without_secrets(acquired.definition),
+            api=acquired.api.value,
+            batch_id=parts.identity.batch_id,
+        )
+    except OSError as error:
+        return _report_without_folder(parsed.attempt, acquired.api, parts, worker_stop, error)
+    try:
+        with log_to_file(folder.pilot_log):
+            record = JobRun(parsed, parsed.attempt, acquired.api, parts, folder, journal, acquire_s).live(worker_stop)
+    finally:
+        journal.close()
+    if record.delivery.settled:
+        _keep_unstored_bundle(record, folder, volume)
+        folder.remove()
+    return record
+
+
+class JobRun:
+    """One job being run. Only ``live`` is called from outside."""
+
+    def __init__(
+        self,
+        parsed: Job | MalformedJob,
+        attempt: Attempt,
+        api: ApiGeneration,
+        parts: JobParts,
+        folder: JobFolder,
+        journal: Journal,
+        acquire_s: float,
+    ) -> None:
+        self._parsed = parsed
+        self._attempt = attempt
+        self._api = api
+        self._parts = parts
+        self._folder = folder
+        self._journal = journal
+        self._log_url = parts.logs.url(attempt.panda_id)
+        self._times = StageTimes(acquire_s=acquire_s)
+        self._started_at = utc_now()
+        self._usage = Usage()
+        self._isolation = ""
+        self._outputs: tuple[FileReport, ...] = ()
+        self._heartbeat = Heartbeat(parts.server, api, self._fields, self._obey, parts.heartbeat_s)
+
+    def live(self, worker_stop: Stop) -> JobRecord:
+        """The job's life."""
+        logger.info("job %s: %s", self._attempt, self._log_url)
+        with (
+            worker_stop.child() as self._stop,
+            worker_stop.grace(self._parts.shutdown_s * LOG_SHARE) as self._log_grace,
+            worker_stop.grace(self._parts.shutdown_s) as self._grace,
+            Helpers(self._stop) as helpers,
+        ):
+            outcome = self._outcome(helpers)
+            report_first = self._hurried() and outcome.state is JobState.FAILED
+            logs = LogsStored(None) if report_first else self._store_logs()
+            outcome = self._proven(outcome, logs)
+            self._end_heartbeat(helpers)
+            delivery = self._report(outcome, logs)
+            if report_first:
+                logs = self._store_logs()
+        return JobRecord(
+            self._attempt,
+            self._parsed.task_id if isinstance(self._parsed, Job) else None,
+            outcome,
+            delivery,
+            self._log_url,
+            self._times,
+            self._usage,
+            self._isolation,
+            logs,
+            tuple(helpers.abandoned),
+        )
+
+    # --- the stages ---------------------------------------------------------------------------------------------------
+
+    def _outcome(self, helpers: Helpers) -> Outcome:
+        """The stages up to stage-out, and the one place where an exception becomes an Outcome."""
+        try:
+            if isinstance(self._parsed, MalformedJob):
+                return failed(self._parsed.diagnosis)
+            return self._stages(self._parsed, helpers)
+        except StageError as error:
+            return failed(error.diagnosis)
+        except Stopped as stopped:
+            return failed(self._stop_diagnosis(stopped.reason))
+        except OSError as error:
+            return failed(_disk_diagnosis(error))
+
+    def _stages(self, job: Job, helpers: Helpers) -> Outcome:
+        self._start()
+        self._pump = helpers.start("log-pump", self._follow_logs)
+        self._beating = helpers.start("heartbeat", self._heartbeat.beat)
+        self._timed("stage_in_s", lambda: self._stage_in(job))
+        end = self._run_payload(job)
+        outcome = judge(self._facts(end))
+        if outcome.state is JobState.FINISHED:
+            outcome = self._stage_out(job, outcome)
+        return outcome
+
+    def _start(self) -> None:
+        """The payload starts only after the server has accepted ``starting`` without a kill (lease first, then work)."""
+        policy = replace(START_RETRY, total_s=self._parts.start_wait_s)
+        answer = run_stage("starting", lambda: retry_call(self._announce_start, policy, self._stop), self._stop)
+        self._obey(answer)
+        self._stop.check()
+        self._journal.append(Event.STARTING_ACCEPTED, durable=False)
+
+    def _announce_start(self) -> UpdateAnswer:
+        try:
+            return self._parts.server.update(self._fields(JobState.STARTING), self._api, self._stop)
+        except ServerUnreachable as trouble:
+            if self._stop.is_set():
+                self._stop.check()
+            raise RetryableError(str(trouble)) from trouble
+
+    def _stage_in(self, job: Job) -> None:
+        if job.inputs:
+            run_stage("stage-in", lambda: self._parts.stager.stage_in(job, self._folder.work, self._stop), self._stop)
+            self._journal.append(Event.STAGE_IN_DONE, durable=False)
+
+    def _run_payload(self, job: Job) -> PayloadEnd:
+        prepared = self._timed(
+            "setup_s",
+            lambda: run_stage("setup", lambda: self._parts.payload.prepare(job, self._folder, self._stop), self._stop),
+        )
+        self._isolation = prepared.isolation
+        self._stop.check()
+        # Durable before exec: a successor that reads this never starts the payload again.
+        self._journal.append(Event.PAYLOAD_STARTING, isolation=prepared.isolation)
+        end = self._timed("payload_s", lambda: prepared.run(self._stop, self._payload_started))
+        self._usage = end.usage
+        self._journal.append(Event.PAYLOAD_EXITED, exit_code=end.exit_code, signal=end.signal)
+        return end
+
+    def _payload_started(self, pid: int) -> None:
+        self._journal.append(Event.PAYLOAD_PID, durable=False, pid=pid)
+        self._heartbeat.announce(JobState.RUNNING)
+
+    def _stage_out(self, job: Job, outcome: Outcome) -> Outcome:
+        """Success is proven here: every declared output is stored and verified, under the grace scope."""
+        if not job.outputs:
+            return outcome
+        self._heartbeat.announce(JobState.TRANSFERRING)
+        try:
+            self._outputs = self._timed(
+                "stage_out_s",
+                lambda: run_stage(
+                    "stage-out", lambda: self._parts.stager.stage_out(job, self._folder.work, self._grace), self._grace
+                ),
+            )
+        except StageError as error:
+            return with_error(outcome, error.diagnosis)
+        except Stopped as stopped:
+            return with_error(outcome, self._stop_diagnosis(stopped.reason))
+        self._journal.append(Event.STAGE_OUT_DONE)
+        return outcome
+
+    def _store_logs(self) -> LogsStored:
+        self._end_pump()
+        if not isinstance(self._parsed, Job):
+            return LogsStored(None)
+        job = self._parsed
+        try:
+            stored = self._timed(
+                "log_s",
+                lambda: run_stage(
+                    "logs", lambda: self._parts.logs.store(job, self._folder, self._log_grace), self._log_grace
+                ),
+            )
+        except Stopped as stopped:
+            return LogsStored(None, f"no time was left: {stopped}")
+        return stored
+
+    def _report(self, outcome: Outcome, stored: LogsStored) -> Delivery:
+        """The final report: fixed, journalled, and sent until it is acknowledged."""
+        logger.info("job %s: %s%s", self._attempt, outcome.state.value, _words(outcome))
+        body = {**self._fields(outcome.state), **self._final_fields(outcome, stored)}
+        parts = self._parts
+        return self._timed(
+            "report_s",
+            lambda: send_final(
+                parts.server, self._journal, self._attempt, self._api, body, self._grace, parts.final_retry_s
+            ),
+        )
+
+    def _proven(self, outcome: Outcome, logs: LogsStored) -> Outcome:
+        """A finished job needs its log in the report (server rule); without even a bundle it cannot be finished."""
+        needed = isinstance(self._parsed, Job) and self._parsed.log is not None
+        if outcome.state is JobState.FINISHED and needed and logs.bundle is None:
+            return with_error(outcome, Diagnosis(PilotError.LOG_CREATION_FAILURE, logs.problem))
+        return outcome
+
+    # --- beside the flow ----------------------------------------------------------------------------------------------
+
+    _pump: Helper | None = None
+    _beating: Helper | None = None
+
+    def _follow_logs(self, stop: Stop) -> None:
+        self._parts.logs.follow(self._attempt, self._folder, stop)
+
+    def _end_pump(self) -> None:
+        if self._pump is not None:
+            self._pump.finish()
+
+    def _end_heartbeat(self, helpers: Helpers) -> None:
+        """The last helper to stop, and stopped before the final report: the server must hear nothing after that."""
+        if self._beating is not None:
+            helpers.finish(self._beating)
+
+    def _obey(self, answer: UpdateAnswer) -> None:
+        if answer.kill and self._stop.request(StopReason(StopKind.SERVER_KILL)):
+            logger.warning("job %s: the server asks to kill it", self._attempt)
+
+    def _hurried(self) -> bool:
+        reason = self._stop.reason
+        return reason is not None and reason.kind in HURRIED
+
+    # --- what is told -------------------------------------------------------------------------------------------------
+
+    def _fields(self, state: JobState) -> dict[str, FieldValue]:
+        fields = update_fields(self._attempt, state, self._parts.identity, self._log_url)
+        fields["start_time"] = server_time(self._started_at)
+        return fields
+
+    def _final_fields(self, outcome: Outcome, stored: LogsStored) -> dict[str, FieldValue]:
+        fields: dict[str, FieldValue] = {
+            **usage_fields(self._usage),
+            "end_time": server_time(utc_now()),
+            "pilot_timing": self._times.pilot_timing(),
+            "job_metrics": metrics_text(self._metrics(outcome, stored)),
+        }
+        if isinstance(self._parsed, Job):
+            fields["core_count"] = self._parsed.resources.core_count
+        files = (*self._outputs, *([stored.bundle] if stored.bundle else []))
+        if files:
+            fields["job_output_report"] = output_report(files)
+        if outcome.trans_exit_code is not None:
+            fields["trans_exit_code"] = outcome.trans_exit_code
+        if outcome.pilot_error is not None:
+            fields["pilot_error_code"] = outcome.pilot_error.code
+            fields["pilot_error_diag"] = str(outcome.pilot_error)
+        if outcome.exe_error_code:
+            fields["exe_error_code"] = outcome.exe_error_code
+            fields["exe_error_diag"] = outcome.exe_error_diag[:DIAG_MAX_CHARS]
+        return fields
+
+    def _metrics(self, outcome: Outcome, stored: LogsStored) -> Mapping[str, object]:
+        metrics: dict[str, object] = dict(outcome.notes)
+        if self._isolation:
+            metrics["isolation"] = self._isolation
+        if self._usage.pss_is_rss:
+            metrics["pssIsRss"] = 1
+        if stored.bundle is not None and not stored.complete:
+            metrics["logStored"] = 0
+        return metrics
+
+    def _facts(self, end: PayloadEnd) -> PayloadFacts:
+        reason = end.stopped_by
+        return PayloadFacts(
+            exit_code=end.exit_code,
+            signal=end.signal,
+            oom_kills=end.oom_kills,
+            stop=self._cause(reason) if reason else None,
+            stop_detail=reason.detail if reason else "",
+            breach=end.breach,
+            container_message=end.container_message,
+            first_error=end.first_error,
+            no_work=end.no_work,
+        )
+
+    def _stop_diagnosis(self, reason: StopReason) -> Diagnosis:
+        cause = self._cause(reason)
+        facts = PayloadFacts(stop=cause, stop_detail=reason.detail)
+        return judge(facts).pilot_error or Diagnosis(PilotError.INTERNAL, str(reason))
+
+    def _cause(self, reason: StopReason) -> StopCause:
+        if reason.kind is StopKind.SIGTERM and self._parts.preempted():
+            return StopCause.PREEMPTED
+        return _CAUSES.get(reason.kind, StopCause.INTERNAL)
+
+    def _timed(self, stage: str, body: Callable[[], T]) -> T:
+        started_s = monotonic_s()
+        try:
+            return body()
+        finally:
+            self._times = replace(self._times, **{stage: monotonic_s() - started_s})
+
+
+_CAUSES: Mapping[StopKind, StopCause] = {
+    StopKind.SIGTERM: StopCause.SIGTERM,
+    StopKind.SIGINT: StopCause.SIGINT,
+    StopKind.LIFETIME: StopCause.LIFETIME,
+    StopKind.SERVER_KILL: StopCause.SERVER_KILL,
+    StopKind.SERVER_LOST: StopCause.SERVER_LOST,
+}
+
+
+def _disk_diagnosis(error: OSError) -> Diagnosis:
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    detail = f"{error.strerror}: {error.filename}" if error.filename else str(error.strerror)
+    return Diagnosis(PilotError.NO_LOCAL_SPACE if full else PilotError.FILE_HANDLING_FAILURE, detail)
+
+
+def _words(outcome: Outcome) -> str:
+    return f" ({outcome.pilot_error.code}: {outcome.pilot_error})" if outcome.pilot_error else ""
+
+
+def _report_without_folder(
+    attempt: Attempt, api: ApiGeneration, parts: JobParts, worker_stop: Stop, error: OSError
+) -> JobRecord:
+    """The work volume takes nothing: the job is reported failed all the same, straight from memory."""
+    outcome = failed(_disk_diagnosis(error))
+    log_url = parts.logs.url(attempt.panda_id)
+    logger.error("job %s: no folder can be made for it: %s", attempt, outcome.pilot_error)
+    body = update_fields(attempt, JobState.FAILED, parts.identity, log_url)
+    if outcome.pilot_error is not None:
+        body |= {"pilot_error_code": outcome.pilot_error.code, "pilot_error_diag": str(outcome.pilot_error)}
+    with worker_stop.grace(parts.shutdown_s) as grace:
+        delivery = deliver_final(parts.server, attempt, api, body, grace, parts.final_retry_s)
+    return JobRecord(attempt, None, outcome, delivery, log_url)
+
+
+def _keep_unstored_bundle(record: JobRecord, folder: JobFolder, volume: WorkVolume) -> None:
+    """A log bundle that was reported and could not be stored stays on the volume, where a person can find it."""
+    bundle = record.logs.bundle
+    if bundle is None or record.logs.complete:
+        return
+    kept = volume.root / "unstored-logs"
+    try:
+        kept.mkdir(exist_ok=True)
+        (folder.logs / bundle.lfn).rename(kept / f"{record.attempt}.{bundle.lfn}")
+    except OSError as error:
+        logger.warning("job %s: its unstored %s is lost: %s", record.attempt, bundle.lfn, error.strerror)

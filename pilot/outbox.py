@@ -1,0 +1,153 @@
+"""The outbox: a final report is journalled before it is first sent, and resent byte for byte until it is acknowledged."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+from enum import Enum
+from typing import Any
+
+from pilot.job.model import ApiGeneration, Attempt
+from pilot.job.report import FieldValue
+from pilot.job.states import SETTLED_STATUSES
+from pilot.ports import PandaServer, ServerRefused, ServerUnreachable
+from pilot.runtime.journal import Event, Journal, Record, read_journal
+from pilot.runtime.retry import RetryableError, RetryPolicy, retry_call
+from pilot.runtime.stop import Stop
+from pilot.runtime.workdir import JobFolder, WorkVolume
+
+logger = logging.getLogger("pilot.outbox")
+
+RESEND = RetryPolicy("final report", tries=100_000, first_s=1.0, cap_s=30, total_s=3600)
+
+
+class Delivery(Enum):
+    """What became of a final report."""
+
+    ACKNOWLEDGED = "the server has it"
+    ABANDONED = "the server does not know this attempt any more"
+    UNDELIVERED = "the server was out of reach; it stays in the outbox"
+
+    @property
+    def settled(self) -> bool:
+        return self is not Delivery.UNDELIVERED
+
+
+def deliver_final(
+    server: PandaServer,
+    attempt: Attempt,
+    api: ApiGeneration,
+    body: Mapping[str, FieldValue],
+    stop: Stop,
+    total_s: float,
+) -> Delivery:
+    """Send a final report until it is acknowledged, for ``total_s`` seconds or until ``stop``.
+
+    Acknowledged means StatusCode 0 (also with ``tobekilled`` or ``alreadydone``), or a job status that shows that the
+    server has it. An answer that never came is settled by asking for the status before sending again.
+    """
+
+    def once() -> Delivery:
+        try:
+            server.update(body, api, stop)
+            return Delivery.ACKNOWLEDGED
+        except ServerRefused as refusal:
+            logger.error("job %s: the server refuses the final report: %s", attempt, refusal)
+            return _by_status(server, attempt, api, stop) or Delivery.ABANDONED
+        except ServerUnreachable as trouble:
+            logger.warning("job %s: final report not delivered yet: %s", attempt, trouble)
+            settled = _by_status(server, attempt, api, stop)
+            if settled is not None:
+                return settled
+            raise RetryableError(str(trouble)) from trouble
+
+    try:
+        return retry_call(once, replace(RESEND, total_s=total_s), stop)
+    except RetryableError:
+        return Delivery.UNDELIVERED
+
+
+def _by_status(server: PandaServer, attempt: Attempt, api: ApiGeneration, stop: Stop) -> Delivery | None:
+    """What the job's status tells about the report; None when it tells nothing."""
+    try:
+        status = server.job_status(attempt, api, stop)
+    except (ServerUnreachable, ServerRefused):
+        return None
+    if status.status is None or (status.attempt_nr is not None and status.attempt_nr > attempt.attempt_nr):
+        logger.warning("job %s: the server knows this attempt no more (%s); its report ends here", attempt, status)
+        return Delivery.ABANDONED
+    if status.status in SETTLED_STATUSES and status.attempt_nr == attempt.attempt_nr:
+        return Delivery.ACKNOWLEDGED
+    return None
+
+
+def send_final(
+    server: PandaServer,
+    journal: Journal,
+    attempt: Attempt,
+    api: ApiGeneration,
+    body: Mapping[str, FieldValue],
+    stop: Stop,
+    total_s: float,
+) -> Delivery:
+    """Journal the body, deliver it, journal the result. The body is fixed from here on, whatever is learnt later."""
+    try:
+        journal.append(
+            Event.FINAL_PREPARED, attempt=[attempt.panda_id, attempt.attempt_nr], api=api.value, body=dict(body)
+        )
+    except OSError as error:
+        logger.error(
+            "job %s: the journal cannot be written (%s); the report is sent all the same", attempt, error.strerror
+        )
+    delivery = deliver_final(server, attempt, api, body, stop, total_s)
+    _note(journal, delivery)
+    return delivery
+
+
+def resend_outbox(server: PandaServer, volume: WorkVolume, stop: Stop, total_s: float) -> bool:
+    """Deliver what an earlier pilot left prepared on this volume. False when something could not be delivered."""
+    everything_settled = True
+    for folder in volume.known_jobs():
+        prepared = _prepared(folder)
+        if prepared is None:
+            continue
+        attempt = Attempt(*prepared.data["attempt"])
+        logger.info("job %s: resending the final report an earlier pilot prepared at %s", attempt, prepared.at)
+        delivery = deliver_final(
+            server, attempt, ApiGeneration(prepared.data["api"]), prepared.data["body"], stop, total_s
+        )
+        journal = Journal(folder.journal)
+        try:
+            _note(journal, delivery)
+        finally:
+            journal.close()
+        if delivery.settled:
+            folder.remove()
+        everything_settled = everything_settled and delivery.settled
+    return everything_settled
+
+
+def _prepared(folder: JobFolder) -> Record | None:
+    """The record of a final report that is prepared and not settled."""
+    try:
+        records = read_journal(folder.journal)
+    except OSError:
+        return None
+    settled = any(record.event in (Event.FINAL_ACKED, Event.FINAL_ABANDONED) for record in records)
+    prepared = [record for record in records if record.event is Event.FINAL_PREPARED and _whole(record.data)]
+    return prepared[0] if prepared and not settled else None
+
+
+def _whole(data: Mapping[str, Any]) -> bool:
+    return {"attempt", "api", "body"} <= data.keys()
+
+
+def _note(journal: Journal, delivery: Delivery) -> None:
+    if not delivery.settled:
+        return
+    event = Event.FINAL_ACKED if delivery is Delivery.ACKNOWLEDGED else Event.FINAL_ABANDONED
+    try:
+        journal.append(event)
+    except OSError as error:
+        logger.error("the journal cannot be written: %s", error.strerror)
