@@ -109,7 +109,7 @@ def fitted(column: Column, value: Any) -> Any:
                 raise ColumnError(column.db)
             text = text[: column.limit]
         return text or None
-    if abs(value) > LARGEST_NUMBER:
+    if not isinstance(value, int | float) or not abs(value) <= LARGEST_NUMBER:
         raise ColumnError(column.db)
     # The exit code's column is a text column.
     return str(value) if column.db == "transexitcode" else value

@@ -17,6 +17,7 @@ from pilot.sandbox.faults import Faults
 from pilot.sandbox.http_server import Answer, Request
 from pilot.sandbox.monitor import page
 from pilot.sandbox.panda_db import PandaDb
+from pilot.sandbox.panda_legacy import PandaLegacy, forbidden
 from pilot.sandbox.panda_v1 import PandaV1
 from pilot.sandbox.tokens import Google
 from pilot.sandbox.upload import Uploads
@@ -64,6 +65,7 @@ class PandaServer:
         self._uploads = uploads
         self._control = control
         self._v1 = PandaV1(dispatcher, db, uploads)
+        self._legacy = PandaLegacy(dispatcher, db, uploads)
         self.set_apis(apis)
 
     def set_apis(self, apis: str) -> None:
@@ -122,6 +124,12 @@ class PandaServer:
         if request.path.startswith("/api/") and self._apis != "legacy":
             caller = self._callers.identify(request)
             return caller if isinstance(caller, Answer) else self._v1.handle(request, caller)
+        if request.path.startswith("/server/panda/"):
+            caller = self._callers.identify(request)
+            if isinstance(caller, Answer):
+                return caller
+            # A 1.0 server knows the path and no method under it.
+            return forbidden(parts[-1]) if self._apis == "v1" else self._legacy.handle(request, caller)
         return _not_found()
 
     def _google_answer(self, request: Request) -> Answer:

@@ -57,10 +57,10 @@ class Stores:
         config = self._folder / "rclone.conf"
         config.touch()
         with self._log.open("ab") as log:
-            # The key goes through the environment: command lines are public.
+            # The key goes through the environment: command lines are public. rclone reads it as a CSV line.
             s3: list[str | Path] = [rclone, "serve", "s3", "--config", config, "--addr", f"127.0.0.1:{self.s3_port}"]
             s3 += ["--cert", certificate, "--key", key, self._folder / "s3"]
-            self._spawn(s3, log, {"RCLONE_AUTH_KEY": f"{access_key},{secret_key}"})
+            self._spawn(s3, log, {"RCLONE_AUTH_KEY": f'"{access_key},{secret_key}"'})
             gcs: list[str | Path] = [self._gcs_binary(), "-scheme", "https", "-host", "127.0.0.1"]
             gcs += ["-port", str(self.gcs_port), "-cert-location", certificate, "-private-key-location", key]
             gcs += ["-backend", "filesystem", "-filesystem-root", self._folder / "gcs", "-external-url", self.gcs_url]
