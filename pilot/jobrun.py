@@ -93,6 +93,28 @@ class JobRecord:
     logs: LogsStored = field(default_factory=lambda: LogsStored(None))
     abandoned_helpers: tuple[str, ...] = ()
 
+    def summary(self) -> dict[str, object]:
+        """The job as the summary file shows it; times in seconds, memory in bytes."""
+        error = self.outcome.pilot_error
+        return {
+            "panda_id": self.attempt.panda_id,
+            "task_id": self.task_id,
+            "attempt": self.attempt.attempt_nr,
+            "state": self.outcome.state.value,
+            "pilot_error_code": error.code if error else 0,
+            "pilot_error_diag": str(error) if error else "",
+            "exe_error_code": self.outcome.exe_error_code or 0,
+            "trans_exit_code": self.outcome.trans_exit_code,
+            "log_url": self.log_url,
+            "isolation": self.isolation,
+            "cpu_s": round(self.usage.cpu_s, 3),
+            "max_pss_bytes": self.usage.max_pss_bytes,
+            "stages_s": {
+                name: round(getattr(self.times, f"{name}_s"), 3)
+                for name in ("stage_in", "payload", "stage_out", "log", "report")
+            },
+        }
+
 
 def run_job(
     acquired: Acquired, parts: JobParts, volume: WorkVolume, worker_stop: Stop, acquire_s: float = 0.0

@@ -6,6 +6,7 @@ import logging
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from pilot.job.errors import ExitCode
 from pilot.job.parse import MEGABYTE
@@ -13,7 +14,7 @@ from pilot.job.queue import Queue
 from pilot.jobrun import JobParts, JobRecord, run_job
 from pilot.outbox import resend_outbox
 from pilot.ports import Acquired, AcquireRequest, CredentialsRefused, NoJob, ServerRefused, ServerUnreachable
-from pilot.runtime.clock import monotonic_s
+from pilot.runtime.clock import monotonic_s, utc_now
 from pilot.runtime.journal import Event, Journal
 from pilot.runtime.loops import run_stage
 from pilot.runtime.stop import Stop, StopKind
@@ -62,11 +63,17 @@ class Worker:
     parts: JobParts
     volume: WorkVolume
     stop: Stop
-    after_job: Callable[[tuple[JobRecord, ...]], None]
+    after_job: Callable[[Worker], None]
     started_s: float = field(default_factory=monotonic_s)
+    started_at: datetime = field(default_factory=utc_now)
     _jobs: list[JobRecord] = field(default_factory=list)
     _empty_answers: int = 0
     _trouble: str = ""
+
+    @property
+    def jobs(self) -> tuple[JobRecord, ...]:
+        """The jobs run so far."""
+        return tuple(self._jobs)
 
     def live(self) -> WorkerEnd:
         """The whole life; raises nothing a person can cause."""
@@ -171,7 +178,7 @@ class Worker:
         if record is None:
             return None
         self._jobs.append(record)
-        self.after_job(tuple(self._jobs))
+        self.after_job(self)
         if not record.delivery.settled:
             return self._end(
                 ExitCode.SERVER_COMMUNICATION,

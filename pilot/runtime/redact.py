@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import json
+import re
 import threading
 from urllib.parse import quote, quote_plus
 
@@ -32,6 +34,22 @@ class Redactor:
             if needle in text:
                 text = text.replace(needle, MASK)
         return text
+
+
+def secret_parts(file: Secret) -> list[Secret]:
+    """What is secret in a credential file: the private keys of a PEM or JSON file, the values of a short mapping, else all."""
+    text = file.reveal()
+    if "-----BEGIN" in text and not text.startswith("{"):
+        return [Secret(match) for match in re.findall(r"PRIVATE KEY-----\s(.+?)\s-----END", text, re.DOTALL)]
+    if text.startswith("{"):
+        try:
+            document = json.loads(text)
+        except ValueError:
+            return [file]
+        names = {"private_key", "private_key_id", "secret_key", "access_key"}
+        return [Secret(value) for name, value in document.items() if name in names and isinstance(value, str)]
+    pairs = re.findall(r"^\s*\w+\s*[:=]\s*[\"']?([^\s\"']+)", text, re.MULTILINE)
+    return [Secret(value) for value in pairs] or [file]
 
 
 def _forms(text: str) -> set[str]:

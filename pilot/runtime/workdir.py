@@ -34,7 +34,30 @@ class JobFolder:
         return self.root / "logs"
 
     @property
+    def stdout(self) -> Path:
+        return self.logs / "payload.stdout"
+
+    @property
+    def stderr(self) -> Path:
+        return self.logs / "payload.stderr"
+
+    @property
+    def scratch(self) -> Path:
+        """What a container sees as ``/tmp`` and ``/var/tmp`` lies here; in no log bundle."""
+        return self.root / "tmp"
+
+    @property
+    def tmp(self) -> Path:
+        """The payload's TMPDIR; ``/tmp`` in a container."""
+        return self.scratch / "tmp"
+
+    @property
+    def home(self) -> Path:
+        return self.tmp / "home"
+
+    @property
     def control(self) -> Path:
+        """The pilot's own: the script of a payload without a container."""
         return self.root / "control"
 
     @property
@@ -96,8 +119,8 @@ class WorkVolume:
     def open_job(self, attempt: Attempt) -> JobFolder:
         """Make the folder of an attempt. Raises OSError."""
         folder = JobFolder(self.jobs / str(attempt))
-        for path in (folder.root, folder.work, folder.logs, folder.control):
-            path.mkdir(mode=0o755, exist_ok=True)
+        for path in (folder.root, folder.work, folder.logs, folder.scratch, folder.tmp, folder.home, folder.control):
+            path.mkdir(mode=0o700, exist_ok=True)
         return folder
 
     def known_jobs(self) -> list[JobFolder]:

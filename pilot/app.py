@@ -1,0 +1,257 @@
+"""Wiring: builds the real parts from Settings and lets the worker live. The only module that knows them all."""
+
+from __future__ import annotations
+
+import json
+import logging
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Literal, cast
+from urllib.parse import parse_qsl
+
+from pilot import __version__
+from pilot.cric.client import CricClient
+from pilot.job.endpoint import WRITE_ACTIVITIES, doors_for, public_base
+from pilot.job.errors import ExitCode, PilotCannotWork
+from pilot.job.model import ApiGeneration
+from pilot.job.parse import MEGABYTE
+from pilot.job.queue import Queue, Transfer, require_usable, storages_for
+from pilot.job.report import Identity
+from pilot.jobrun import JobParts
+from pilot.logs.upload import PublicLogs
+from pilot.panda.auth import Credentials, TokenCredentials, X509Credentials
+from pilot.panda.client import PandaClient
+from pilot.ports import Acquired
+from pilot.runtime.clock import utc_now
+from pilot.runtime.events import redactor, start_logging
+from pilot.runtime.redact import secret_parts
+from pilot.runtime.secret import Secret, SecretFile
+from pilot.runtime.signals import stop_on_signals
+from pilot.runtime.stop import Stop
+from pilot.runtime.summary import write_summary
+from pilot.runtime.workdir import WorkVolume
+from pilot.settings import Settings
+from pilot.storage.opening import StorageOptions, open_stores
+from pilot.storage.staging import JobStager
+from pilot.storage.store import Stores
+from pilot.worker import Worker, WorkerEnd, WorkerPlan
+
+logger = logging.getLogger("pilot")
+
+PUSH_FILE_MAX_BYTES = 16 << 20
+
+
+def run(settings: Settings) -> int:
+    """One pilot process, from its settings to its exit code. Raises PilotCannotWork before any job was taken."""
+    start_logging(settings.log_level)
+    _hide_secrets(settings)
+    logger.info("pilot %s on %s for queue %s", __version__, settings.node, settings.queue)
+    volume = WorkVolume(settings.workdir)
+    stop = Stop()
+    with ExitStack() as closing:
+        closing.enter_context(stop_on_signals(stop))
+        credentials = _credentials(settings)
+        closing.enter_context(volume.held())
+        worker = _worker(settings, credentials, volume, stop, closing)
+        end = worker.live()
+        logger.info("leaving: %s", end.reason)
+        _summarize(settings, worker, end)
+    return int(end.exit_code)
+
+
+def _worker(settings: Settings, credentials: Credentials, volume: WorkVolume, stop: Stop, closing: ExitStack) -> Worker:
+    """The worker with all its parts."""
+    server = PandaClient(
+        settings.server,
+        cast(Literal["auto", "v1", "legacy"], settings.api),
+        credentials,
+        ca=_text(settings.ca),
+    )
+    closing.callback(server.close)
+    cric = CricClient(
+        settings.cric,
+        settings.server,
+        settings.workdir / "cric",
+        ca=_text(settings.ca),
+        bucket_url=settings.cric_bucket,
+    )
+    queue = cric.queue(settings.queue, stop)
+    require_usable(queue)
+    stores = open_stores(_storage_options(settings))
+    closing.callback(stores.close)
+    parts = JobParts(
+        server=server,
+        stager=JobStager(queue, cric.endpoint, stores),
+        payload=_payload(settings, queue, stores),
+        logs=_logs(settings, queue, stores, cric, stop),
+        identity=_identity(settings, queue),
+        heartbeat_s=settings.heartbeat,
+        start_wait_s=settings.start_wait_s,
+        final_retry_s=settings.final_retry_s,
+        shutdown_s=settings.shutdown_s,
+        preempted=lambda: settings.batch_id is not None,
+    )
+    return Worker(
+        _plan(settings, queue), parts, volume, stop, after_job=lambda worker: _summarize(settings, worker, None)
+    )
+
+
+def _credentials(settings: Settings) -> Credentials:
+    """Proxy or certificate, token, or both; checked before anything else is done. Raises PilotCannotWork (68 or 80)."""
+    x509 = None
+    if settings.x509_proxy is not None:
+        x509 = X509Credentials(settings.x509_proxy, settings.x509_proxy)
+    elif settings.cert is not None and settings.key is not None:
+        x509 = X509Credentials(settings.cert, settings.key)
+    token = None
+    if settings.token_file is not None and settings.origin is not None:
+        token = TokenCredentials(SecretFile(settings.token_file), settings.origin)
+    if x509 is None and token is None:
+        raise PilotCannotWork(
+            ExitCode.CREDENTIALS,
+            "no credentials for the PanDA server: give --x509-proxy FILE, or --cert FILE --key FILE, or --token-file FILE "
+            "--origin VO (or try it all on this machine with --sandbox)",
+        )
+    credentials = Credentials(x509, token)
+    credentials.check()
+    return credentials
+
+
+def _storage_options(settings: Settings) -> StorageOptions:
+    return StorageOptions(
+        ca_path=_text(settings.storage_ca),
+        s3_endpoint=settings.s3_endpoint,
+        s3_key_file=settings.s3_key_file,
+        gcs_endpoint=settings.gcs_endpoint,
+        gcs_key_file=settings.google_application_credentials,
+        metadata_url=settings.metadata_url,
+    )
+
+
+def _logs(settings: Settings, queue: Queue, stores: Stores, cric: CricClient, stop: Stop) -> PublicLogs:
+    """Where the queue's logs go. Raises PilotCannotWork: without a place for logs no job is taken."""
+    names = storages_for(queue, Transfer.LOG)
+    if not names:
+        raise PilotCannotWork(
+            ExitCode.BAD_QUEUEDATA, f"queue {queue.name} has no storage for logs: add one to its astorages in CRIC"
+        )
+    endpoint = cric.endpoint(names[0], stop)
+    doors = doors_for(endpoint, WRITE_ACTIVITIES, stores.schemes)
+    if not doors:
+        raise PilotCannotWork(
+            ExitCode.BAD_QUEUEDATA,
+            f"storage {endpoint.name} of queue {queue.name} has no door for writing with {', '.join(stores.schemes)}: "
+            "add one to its arprotocols in CRIC",
+        )
+    return PublicLogs(
+        stores, queue.name, doors[0].url(""), public_base(endpoint, settings.log_url_base), settings.log_retry_s
+    )
+
+
+def _payload(settings: Settings, queue: Queue, stores: Stores) -> Any:
+    raise NotImplementedError
+
+
+def _identity(settings: Settings, queue: Queue) -> Identity:
+    return Identity(
+        site_name=queue.resource,
+        node=settings.node,
+        scheduler_id=settings.scheduler_id,
+        batch_id=settings.batch_id,
+        batch_system="Kubernetes" if settings.batch_id else None,
+        version_tag=settings.version_tag,
+        pilot_version=__version__,
+    )
+
+
+def _plan(settings: Settings, queue: Queue) -> WorkerPlan:
+    return WorkerPlan(
+        queue=queue,
+        label=settings.label,
+        job_type=settings.job_type,
+        resource_type=settings.resource_type,
+        harvester_id=settings.harvester_id,
+        worker_id=settings.worker_id,
+        max_jobs=settings.max_jobs,
+        max_empty=settings.max_empty,
+        empty_wait_s=settings.empty_wait_s,
+        lifetime_s=settings.lifetime,
+        time_floor_s=queue.time_floor_s if settings.time_floor_s is None else settings.time_floor_s,
+        final_retry_s=settings.final_retry_s,
+        disk_limit_bytes=settings.disk_limit_mib * MEGABYTE if settings.disk_limit_mib else None,
+        push_job=_push_job(settings) if settings.job else None,
+    )
+
+
+def _push_job(settings: Settings) -> Acquired:
+    """The job definition of PUSH mode, url-encoded or JSON. Raises PilotCannotWork."""
+    path = settings.job or Path()
+    try:
+        with path.open("rb") as file:
+            text = file.read(PUSH_FILE_MAX_BYTES).decode("utf-8", "replace").strip()
+    except OSError as error:
+        raise PilotCannotWork(
+            ExitCode.MISSING_FILE, f"cannot read the job definition {path}: {error.strerror}; check --job"
+        ) from None
+    definition = _job_definition(text)
+    if definition is None:
+        raise PilotCannotWork(
+            ExitCode.MISSING_FILE,
+            f"{path} holds no job definition: expected key=value&... or a JSON object with a PandaID; check --job",
+        )
+    return Acquired(definition, ApiGeneration.LEGACY if settings.api == "legacy" else ApiGeneration.V1)
+
+
+def _job_definition(text: str) -> dict[str, Any] | None:
+    """JSON (an object, or a list or PandaID-keyed object of one) or url-encoded pairs."""
+    if text.startswith(("{", "[")):
+        try:
+            document = json.loads(text)
+        except (ValueError, RecursionError):
+            return None
+        if isinstance(document, list) and len(document) == 1:
+            document = document[0]
+        if isinstance(document, dict) and "PandaID" not in document and len(document) == 1:
+            document = next(iter(document.values()))
+        return document if isinstance(document, dict) and "PandaID" in document else None
+    pairs = dict(parse_qsl(text, keep_blank_values=True))
+    return pairs if "PandaID" in pairs else None
+
+
+def _hide_secrets(settings: Settings) -> None:
+    """Tell the redactor what must never leave the pilot in words."""
+    for secret in settings.payload_environment.values():
+        redactor.add(secret)
+    files = (settings.token_file, settings.s3_key_file, settings.x509_proxy, settings.key)
+    for path in (*files, settings.google_application_credentials):
+        try:
+            text = SecretFile(path).read() if path else Secret("")
+        except OSError:
+            continue  # whoever needs the file says what is wrong with it
+        for secret in secret_parts(text):
+            redactor.add(secret)
+
+
+def _summarize(settings: Settings, worker: Worker, end: WorkerEnd | None) -> None:
+    if settings.summary is None:
+        return
+    pilot = {
+        "started": worker.started_at.isoformat(),
+        "ended": utc_now().isoformat() if end else None,
+        "exit_code": int(end.exit_code) if end else None,
+        "reason": end.reason if end else None,
+    }
+    summary = {
+        "version": __version__,
+        "queue": settings.queue,
+        "pilot": pilot,
+        "jobs": [job.summary() for job in worker.jobs],
+    }
+    try:
+        write_summary(settings.summary, summary)
+    except OSError as error:
+        logger.warning("the summary %s cannot be written: %s", settings.summary, error.strerror)
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path)
