@@ -60,6 +60,10 @@ class LocalFileError(StoreError):
     """The local side cannot be read or written (permissions, not a regular file, ...)."""
 
 
+class LocalFileMissing(LocalFileError):
+    """There is no such local file."""
+
+
 class Unavailable(StoreError, RetryableError):
     """No usable answer this time: refused, reset, 429, 5xx."""
 

@@ -26,6 +26,7 @@ from pilot.storage.checksum import Checksums
 from pilot.storage.store import (
     ChecksumMismatch,
     LocalFileError,
+    LocalFileMissing,
     NoSpace,
     ObjectHeaders,
     SizeMismatch,
@@ -101,10 +102,15 @@ def send(
 
 
 def open_regular(path: Path | str, dir_fd: int | None = None) -> BinaryIO:
-    """Open a regular file for reading without following a symbolic link or waiting at a pipe. Raises LocalFileError."""
+    """Open a regular file for reading without following a symbolic link or waiting at a pipe.
+
+    Raises LocalFileMissing, or LocalFileError for what is there but no regular file.
+    """
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
         descriptor = os.open(path, flags, dir_fd=dir_fd)
+    except FileNotFoundError as error:
+        raise LocalFileMissing(f"{path} does not exist") from error
     except OSError as error:
         raise LocalFileError(f"{path} cannot be read: {_words(error)}") from error
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):

@@ -63,8 +63,3 @@ def local_path(url: str) -> str:
 def door_url(door: Door, relative: str) -> str:
     """The URL of an object below a door of an RSE; ``relative`` is its plain name."""
     return door.url(quote(relative) if door.scheme in ("http", "https") else relative)
-
-
-def public_url(endpoint: str, bucket: str, key: str) -> str:
-    """Where a browser finds an object of a public bucket: ``https://storage.googleapis.com/<bucket>/<quoted key>``."""
-    return f"{endpoint.rstrip('/')}/{quote(bucket)}/{quote(key)}"
