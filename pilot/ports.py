@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from pilot.job.errors import Diagnosis
 from pilot.job.model import ApiGeneration, Attempt, Job
-from pilot.job.report import FieldValue, FileReport, Usage
+from pilot.job.report import FieldValue, FileReport
 from pilot.job.report import StoredFile as StoredFile  # re-exported: storage may not import this module
-from pilot.runtime.stop import Stop, StopReason
+from pilot.runtime.payload_end import PayloadEnd as PayloadEnd  # re-exported: payload may not import this module
+from pilot.runtime.stop import Stop
 from pilot.runtime.workdir import JobFolder
 
 # --- the PanDA server -------------------------------------------------------------------------------------------------
@@ -141,28 +141,6 @@ class JobLogs(Protocol):
 
 
 # --- payload ----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class PayloadEnd:
-    """How a payload ended. Exactly one of ``exit_code`` and ``signal`` is set when it ran; neither: it never started.
-
-    ``container_message``: the container runtime's own words when it, and not the payload, failed.
-    ``oom_kills``: how often the kernel's memory guard struck during the payload (cgroup counters).
-    ``first_error``: the payload's own words on its first error. ``no_work``: it said that there was nothing to do.
-    """
-
-    exit_code: int | None
-    signal: int | None
-    usage: Usage
-    wall_s: float
-    isolation: str
-    oom_kills: int = 0
-    stopped_by: StopReason | None = None
-    breach: Diagnosis | None = None
-    container_message: str | None = None
-    first_error: str | None = None
-    no_work: bool = False
 
 
 class Payload(Protocol):

@@ -1,0 +1,117 @@
+"""What an ended payload says of itself: its first error, and whether there was nothing to do.
+
+Read from ``payload-log.json`` (one JSON record a line; the payload's framework writes it) and the end of its stderr. Both
+are the payload's and thus hostile: opened without following links, read within bounds, taken only for their text.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pilot.payload.environment import PAYLOAD_LOG
+
+MAX_LOG_BYTES = 32 << 20
+MAX_LINE_BYTES = 1 << 20
+MAX_STDERR_BYTES = 64 << 10
+MAX_TEXT_CHARS = 400
+
+_ERROR_LEVEL = 40  # logging.ERROR
+# The framework's closing line says nothing that the first error has not said better.
+_EMPTY_WORDS = ("MPGraphExecutorError: One or more tasks failed", "Killed", "Terminated", "Segmentation fault")
+_EXCEPTION = re.compile(r"Exception ([A-Za-z_][\w.]*: .+)", re.DOTALL)
+_NO_WORK = ("exited early with no work found", "Nothing to do for task")
+_ESCAPES = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)?|[@-Z\\-_])")
+_NESTING = re.compile(rb"[\[{]")
+
+
+@dataclass(frozen=True, slots=True)
+class PayloadWords:
+    """``first_error``: ``CLASS: MESSAGE`` of the first error record, else the last meaningful line of stderr."""
+
+    first_error: str | None = None
+    no_work: bool = False
+
+
+def read_words(work: Path, stderr: Path, log_name: str = PAYLOAD_LOG) -> PayloadWords:
+    """The payload's own words. Never raises: a payload cannot spoil its diagnosis by what it leaves behind."""
+    first_error, no_work = None, False
+    for record in _records(work / log_name):
+        message = record.get("message")
+        if not isinstance(message, str):
+            continue
+        no_work = no_work or any(phrase in message for phrase in _NO_WORK)
+        if first_error is None and _is_error(record):
+            first_error = _error_text(message)
+    return PayloadWords(first_error or last_meaningful_line(stderr), no_work)
+
+
+def last_meaningful_line(stderr: Path) -> str | None:
+    """The last line of stderr that says anything; None when there is none, or the file is no ordinary one."""
+    lines = _bytes(stderr, MAX_STDERR_BYTES, from_end=True).decode("utf-8", "replace").splitlines()
+    for line in reversed(lines):
+        text = printable(line)
+        if text and not any(words in text for words in _EMPTY_WORDS):
+            return text
+    return None
+
+
+def printable(text: str) -> str:
+    """One line of text without terminal escapes and control characters, cut to a length people read."""
+    bare = _ESCAPES.sub("", text[: MAX_TEXT_CHARS * 8])
+    words = "".join(character if character.isprintable() else " " for character in bare).split()
+    return " ".join(words)[:MAX_TEXT_CHARS]
+
+
+def _is_error(record: dict[str, object]) -> bool:
+    level = record.get("levelno")
+    return (isinstance(level, int) and level >= _ERROR_LEVEL) or record.get("levelname") in (
+        "ERROR",
+        "CRITICAL",
+        "FATAL",
+    )
+
+
+def _error_text(message: str) -> str:
+    found = _EXCEPTION.search(message[: 64 << 10])
+    return printable(found.group(1) if found else message)
+
+
+def _records(path: Path) -> Iterator[dict[str, object]]:
+    """The records of a JSON-lines file; torn, oversized or deeply nested lines are passed over."""
+    for line in _bytes(path, MAX_LOG_BYTES).split(b"\n"):
+        if not line.startswith(b"{") or len(line) > MAX_LINE_BYTES or _too_deep(line):
+            continue
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(record, dict):
+            yield record
+
+
+def _too_deep(line: bytes) -> bool:
+    """A cheap upper bound of the nesting, counted before a parser recurses: brackets in texts count too."""
+    return len(_NESTING.findall(line)) > 10_000
+
+
+def _bytes(path: Path, max_bytes: int, from_end: bool = False) -> bytes:
+    """The first (or last) bytes of a regular file; nothing when it is missing, a link, a pipe or unreadable."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return b""
+    with os.fdopen(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return b""
+        try:
+            if from_end:
+                file.seek(max(0, file.seek(0, os.SEEK_END) - max_bytes))
+            return file.read(max_bytes)
+        except OSError:
+            return b""

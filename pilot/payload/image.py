@@ -1,0 +1,283 @@
+"""Container images: a local file or folder as it is, a remote one fetched once per node into a cache.
+
+A cached image is complete or absent: it is fetched under a temporary name, verified, and renamed. Pilots of one node share
+the folder; a lock per image makes one of them fetch while the others wait, and a shared lock held for the run keeps an
+image that is in use from being removed. Locks die with their holder.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import logging
+import os
+import re
+import shutil
+import struct
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from urllib.parse import urlsplit
+
+from pilot.job.errors import PayloadError, PilotError
+from pilot.job.model import Checksum
+from pilot.payload.environment import DEFAULT_PATH
+from pilot.runtime.stop import Stop
+from pilot.storage.store import AccessRefused, ChecksumMismatch, NoSpace, NotFound, SizeMismatch, StoreError, Stores
+from pilot.storage.transfer import fetch
+
+logger = logging.getLogger("pilot.image")
+
+SIF_MAGIC = b"SIF_MAGIC\0"
+SIF_MAGIC_OFFSET = 32
+MAX_IMAGE_BYTES = 64 << 30
+MAX_CHECKSUM_BYTES = 4096
+LOCK_PAUSE_S = 0.1
+UNPACK_TIMEOUT_S = 1800
+REMOTE_SCHEMES = ("gs", "s3", "https", "http")
+_SHA256 = re.compile(rb"\b[0-9a-fA-F]{64}\b")
+_SQUASHFS_MAGIC = b"hsqs"
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """An image on this node. ``is_folder``: unpacked; else a SIF. ``lock``: held while in use; None for one not cached."""
+
+    path: Path
+    is_folder: bool
+    lock: int | None = None
+
+    def release(self) -> None:
+        """Give up the shared lock; the image may then be removed by whoever keeps the cache small."""
+        if self.lock is not None:
+            os.close(self.lock)
+
+
+class ImageCache:
+    """The images of this node. What a URL stands for is looked up once in a pilot's life."""
+
+    def __init__(self, folder: Path, stores: Stores) -> None:
+        self._folder = folder
+        self._stores = stores
+        self._known: dict[str, Path] = {}
+
+    def get(self, name: str, stop: Stop, checksum: Checksum | None = None) -> Image:
+        """The image of this name: an absolute path, or a gs, s3 or https URL. Raises PayloadError 1360 or 1309; Stopped."""
+        scheme = urlsplit(name).scheme.lower() if "://" in name else ""
+        if scheme == "" or scheme == "file":
+            return self._local(Path(name.removeprefix("file://")))
+        if scheme not in REMOTE_SCHEMES:
+            raise PayloadError(
+                PilotError.IMAGE_NOT_FOUND,
+                f"{name[:200]}: images come as a path or a gs, s3 or https URL of a SIF file; convert it beforehand "
+                f"(apptainer build image.sif {name[:80]})",
+            )
+        try:
+            return self._remote(name, stop, checksum)
+        except OSError as error:
+            text = f"the image cache {self._folder} cannot be used: {error.strerror}"
+            raise PayloadError(PilotError.IMAGE_NOT_FOUND, text) from error
+
+    def unpacked(self, image: Image, stop: Stop) -> Image:
+        """The same image as a folder, for nodes that cannot mount a SIF. Raises PayloadError 1309."""
+        status = image.path.stat()
+        key = f"{image.path.name}-{status.st_size}-{status.st_mtime_ns}.d"
+        self._folder.mkdir(parents=True, exist_ok=True, mode=0o755)
+        target = self._folder / key
+        with _Lock(self._folder / f"{key}.lock", stop) as lock:
+            if not target.is_dir():
+                _unpack(image.path, target)
+            image.release()
+            return Image(target, is_folder=True, lock=lock.keep_shared())
+
+    def _local(self, path: Path) -> Image:
+        if path.is_dir():
+            return Image(path, is_folder=True)
+        require_sif(path)
+        return Image(path, is_folder=False)
+
+    def _remote(self, url: str, stop: Stop, checksum: Checksum | None) -> Image:
+        self._folder.mkdir(parents=True, exist_ok=True, mode=0o755)
+        wanted = checksum or self._published_checksum(url, stop)
+        path = self._known.get(url) or self._folder / f"{self._key(url, wanted, stop)}.sif"
+        with _Lock(Path(f"{path}.lock"), stop) as lock:
+            if not path.is_file():
+                self._fetch(url, path, wanted, stop)
+            require_sif(path)
+            self._known[url] = path
+            os.utime(path)  # the time of last use, for whoever keeps the cache small
+            return Image(path, is_folder=False, lock=lock.keep_shared())
+
+    def _published_checksum(self, url: str, stop: Stop) -> Checksum | None:
+        """What ``<url>.sha256`` says, when there is such an object; asked once."""
+        if url in self._known:
+            return None
+        target = self._folder / f".{hashlib.sha256(url.encode()).hexdigest()}.{os.getpid()}.sha256"
+        try:
+            fetch(self._stores, f"{url}.sha256", target, stop, max_bytes=MAX_CHECKSUM_BYTES)
+            found = _SHA256.search(target.read_bytes())
+        except (NotFound, AccessRefused):
+            return None  # a bucket without the right to list answers 403 for what is not there
+        except StoreError as error:
+            raise _image_error(url, error) from error
+        finally:
+            target.unlink(missing_ok=True)
+        if found is None:
+            raise PayloadError(PilotError.CONTAINER_IMAGE_MOUNT_FAILURE, f"{url}.sha256 holds no SHA-256 sum")
+        return Checksum("sha256", found.group().decode().lower())
+
+    def _key(self, url: str, wanted: Checksum | None, stop: Stop) -> str:
+        """What names the content: its SHA-256, else the URL with the size and checksums its store has now."""
+        if wanted is not None:
+            return hashlib.sha256(f"{wanted}".encode()).hexdigest()
+        stop.check()
+        try:
+            now = self._stores.for_url(url).stat(url)
+        except StoreError as error:
+            raise _image_error(url, error) from error
+        facts = [url, str(now.size_bytes), *sorted(str(checksum) for checksum in now.checksums)]
+        return hashlib.sha256("\n".join(facts).encode()).hexdigest()
+
+    def _fetch(self, url: str, path: Path, wanted: Checksum | None, stop: Stop) -> None:
+        part = path.with_suffix(f".part.{os.getpid()}")
+        logger.info("fetching image %s", url)
+        try:
+            fetched = fetch(self._stores, url, part, stop, checksum=wanted, max_bytes=MAX_IMAGE_BYTES)
+            require_sif(part)
+            part.chmod(0o644)
+            part.rename(path)
+        except StoreError as error:
+            raise _image_error(url, error) from error
+        finally:
+            part.unlink(missing_ok=True)
+        logger.info("image %s: %d MB%s", url, fetched.size_bytes >> 20, ", checksum agrees" if wanted else "")
+
+
+class _Lock:
+    """An exclusive lock on a file while inside; ``keep_shared`` turns it into a shared one that outlives the block."""
+
+    def __init__(self, path: Path, stop: Stop) -> None:
+        self._path, self._stop, self._kept = path, stop, False
+
+    def __enter__(self) -> _Lock:
+        self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            while True:
+                try:
+                    fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    return self
+                except BlockingIOError:
+                    self._stop.wait(LOCK_PAUSE_S)
+                    self._stop.check()
+        except BaseException:
+            os.close(self._descriptor)
+            raise
+
+    def keep_shared(self) -> int:
+        fcntl.flock(self._descriptor, fcntl.LOCK_SH)
+        self._kept = True
+        return self._descriptor
+
+    def __exit__(
+        self, _type: type[BaseException] | None, _error: BaseException | None, _t: TracebackType | None
+    ) -> None:
+        if not self._kept:
+            os.close(self._descriptor)
+
+
+def require_sif(path: Path) -> None:
+    """Raise PayloadError 1360 when there is no such file, 1309 when it is not a SIF image."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(SIF_MAGIC_OFFSET + len(SIF_MAGIC))
+    except OSError as error:
+        raise PayloadError(PilotError.IMAGE_NOT_FOUND, f"{path}: {error.strerror}") from error
+    if start[SIF_MAGIC_OFFSET:] != SIF_MAGIC:
+        raise PayloadError(PilotError.CONTAINER_IMAGE_MOUNT_FAILURE, f"{path.name} is not a SIF image")
+
+
+def squashfs_offset(path: Path) -> int:
+    """Where the file system lies in a SIF: the partition descriptor that says so. Raises PayloadError 1309.
+
+    SIF: a header of 128 bytes whose 64-bit numbers (from byte 64) give place and number of the descriptors; a descriptor
+    has 585 bytes: type, used, three ids, then offset and length of its data.
+    """
+    partition, header_numbers, descriptor_bytes = 0x4004, 64, 585
+    with path.open("rb") as file:
+        file.seek(header_numbers)
+        numbers = struct.unpack("<8q", file.read(64))
+        total, descriptors_at = numbers[3], numbers[4]
+        for index in range(min(max(total, 0), 1024)):
+            file.seek(descriptors_at + index * descriptor_bytes)
+            raw = file.read(33)
+            if len(raw) < 33:
+                break
+            kind, used, _id, _group, _link, offset, _length = struct.unpack("<i?IIIqq", raw)
+            if used and kind == partition and offset > 0:
+                file.seek(offset)
+                if file.read(4) == _SQUASHFS_MAGIC:
+                    return int(offset)
+    raise PayloadError(PilotError.CONTAINER_IMAGE_MOUNT_FAILURE, f"{path.name} holds no squashfs partition")
+
+
+def _unpack(sif: Path, target: Path) -> None:
+    """Unpack under a temporary name, then rename. As an ordinary user devices and owners are dropped, harmlessly."""
+    unsquashfs = shutil.which("unsquashfs", path=DEFAULT_PATH)
+    if unsquashfs is None:
+        raise PayloadError(
+            PilotError.CONTAINER_IMAGE_MOUNT_FAILURE,
+            f"{sif.name} cannot be mounted on this node, and unsquashfs is missing to unpack it (squashfs-tools)",
+        )
+    part = target.with_name(f"{target.name}.tmp.{os.getpid()}")
+    _remove_folder(part)
+    argv = [
+        unsquashfs,
+        "-no-progress",
+        "-quiet",
+        "-no-xattrs",
+        "-offset",
+        str(squashfs_offset(sif)),
+        "-dest",
+        str(part),
+    ]
+    logger.info("unpacking image %s: it cannot be mounted on this node", sif.name)
+    try:
+        done = subprocess.run(
+            [*argv, str(sif)],
+            env={"PATH": DEFAULT_PATH},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            timeout=UNPACK_TIMEOUT_S,
+            check=False,
+        )
+        # 2: everything was unpacked but for owners or devices, which only root may make
+        if done.returncode not in (0, 2) or not (part / "bin").exists():
+            words = done.stderr.decode("utf-8", "replace").strip().splitlines()
+            text = f"{sif.name} cannot be unpacked: {words[-1] if words else f'exit code {done.returncode}'}"
+            raise PayloadError(PilotError.CONTAINER_IMAGE_MOUNT_FAILURE, text[:400])
+        part.rename(target)
+    except subprocess.TimeoutExpired as error:
+        text = f"unpacking {sif.name} took more than {UNPACK_TIMEOUT_S} s"
+        raise PayloadError(PilotError.CONTAINER_IMAGE_MOUNT_FAILURE, text) from error
+    finally:
+        _remove_folder(part)
+
+
+def _remove_folder(folder: Path) -> None:
+    """Remove an unpacked image; images hold folders that even their owner may not write to."""
+    for path, _folders, _files in os.walk(folder):
+        try:
+            Path(path).chmod(0o700)
+        except OSError:
+            continue
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _image_error(url: str, error: StoreError) -> PayloadError:
+    if isinstance(error, NoSpace):
+        return PayloadError(PilotError.NO_LOCAL_SPACE, f"image {url}: {error}")
+    if isinstance(error, ChecksumMismatch | SizeMismatch):
+        return PayloadError(PilotError.CONTAINER_IMAGE_MOUNT_FAILURE, f"image {url}: {error}")
+    return PayloadError(PilotError.IMAGE_NOT_FOUND, f"image {url}: {error}")

@@ -1,0 +1,376 @@
+"""Watching a payload: sample its process tree, keep peaks and averages, and stop it when it exceeds a limit.
+
+Cheap by design: one pass over /proc per sample, PSS (which makes the kernel walk page tables) only now and then, and
+pauses that grow from 50 ms to 5 s, so that a short job has a peak and a long one costs next to nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pilot.job.limits import Breach, Limits, Sample, breach
+from pilot.job.report import Usage
+from pilot.payload import procfs
+from pilot.payload.process import PayloadProcess
+from pilot.payload.procfs import Process
+from pilot.runtime.clock import monotonic_s
+from pilot.runtime.stop import Stop, StopKind, StopReason
+
+FIRST_PAUSE_S = 0.05
+LONGEST_PAUSE_S = 5.0
+CLOSE_PAUSE_S = 1.0  # while memory is near its limit
+CLOSE_FRACTION = 0.7
+PSS_SHARE = 20.0  # PSS is read again after this many times the time its last reading took
+FOLDER_PAUSE_S = 30.0
+FOLDER_SHARE = 50.0
+MAX_FOLDER_ENTRIES = 2_000_000
+SUMMARY_NAME = "memory_monitor_summary.json"  # prmon's names: the monitor's plots look for them
+OUTPUT_NAME = "memory_monitor_output.txt"
+
+# prmon's columns. Memory in kB, traffic in bytes, times in seconds.
+_COLUMNS = (
+    "Time",
+    "wtime",
+    "utime",
+    "stime",
+    "nprocs",
+    "nthreads",
+    "vmem",
+    "pss",
+    "rss",
+    "swap",
+    "rchar",
+    "wchar",
+    "read_bytes",
+    "write_bytes",
+)
+_COUNTERS = frozenset({"wtime", "utime", "stime", "rchar", "wchar", "read_bytes", "write_bytes"})
+
+
+@dataclass(frozen=True, slots=True)
+class TreeSample:
+    """The process tree at one moment, summed. Traffic and CPU grow; ended processes stay counted."""
+
+    time_s: float
+    elapsed_s: float
+    processes: int
+    threads: int
+    rss_bytes: int
+    pss_bytes: int | None
+    vmem_bytes: int
+    swap_bytes: int
+    user_s: float
+    system_s: float
+    rchar: int
+    wchar: int
+    read_bytes: int
+    written_bytes: int
+
+    @property
+    def memory_bytes(self) -> int:
+        """What counts against the limit: shared pages once, where the kernel tells."""
+        return self.rss_bytes if self.pss_bytes is None else self.pss_bytes
+
+    def row(self) -> dict[str, float]:
+        """The sample in prmon's names and units."""
+        pss = self.rss_bytes if self.pss_bytes is None else self.pss_bytes
+        return {
+            "Time": int(self.time_s),
+            "wtime": round(self.elapsed_s),
+            "utime": round(self.user_s),
+            "stime": round(self.system_s),
+            "nprocs": self.processes,
+            "nthreads": self.threads,
+            "vmem": self.vmem_bytes // 1024,
+            "pss": pss // 1024,
+            "rss": self.rss_bytes // 1024,
+            "swap": self.swap_bytes // 1024,
+            "rchar": self.rchar,
+            "wchar": self.wchar,
+            "read_bytes": self.read_bytes,
+            "write_bytes": self.written_bytes,
+        }
+
+
+@dataclass(slots=True)
+class _Peaks:
+    """Running maxima and time-weighted sums of the four memory figures."""
+
+    highest: dict[str, int] = field(default_factory=dict)
+    weighted: dict[str, float] = field(default_factory=dict)
+    weight_s: float = 0.0
+
+    def add(self, figures: dict[str, int], seconds: float) -> None:
+        for name, value in figures.items():
+            self.highest[name] = max(self.highest.get(name, 0), value)
+            self.weighted[name] = self.weighted.get(name, 0.0) + value * seconds
+        self.weight_s += seconds
+
+    def average(self, name: str) -> int:
+        return round(self.weighted.get(name, 0.0) / self.weight_s) if self.weight_s else self.highest.get(name, 0)
+
+
+class Monitor:
+    """Samples one payload on a thread of its own, from ``start`` to ``finish``. ``usage`` may be asked at any time."""
+
+    def __init__(
+        self,
+        process: PayloadProcess,
+        limits: Limits,
+        scope: Stop,
+        folders: tuple[Path, ...],
+        outputs: tuple[Path, ...],
+        infrastructure: Callable[[Process], bool] = lambda _process: False,
+    ) -> None:
+        self._process, self._limits, self._scope = process, limits, scope
+        self._folders, self._outputs, self._infrastructure = folders, outputs, infrastructure
+        self._lock = threading.Lock()
+        self._peaks = _Peaks()
+        self._rows: list[dict[str, float]] = []
+        self._ended: dict[tuple[int, int], tuple[float, float, int, int, int, int]] = {}
+        self._last: TreeSample | None = None
+        self._pss_due_s, self._folder_due_s = 0.0, FIRST_PAUSE_S * 4
+        self._pss_last: tuple[int, int] | None = None  # PSS and the RSS it was measured at
+        self._pss_seen = False
+        self._row_stride, self._row_count = 1, 0
+        self._finished = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="monitor", daemon=True)
+        self.breach: Breach | None = None
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def finish(self, bound_s: float = 5.0) -> bool:
+        """End the sampling; False when the thread did not end within the bound."""
+        self._finished.set()
+        self._thread.join(bound_s)
+        return not self._thread.is_alive()
+
+    @property
+    def last(self) -> TreeSample | None:
+        """The newest sample, for people who watch."""
+        return self._last
+
+    def usage(self, cpu_s: float | None = None, max_single_rss_bytes: int = 0) -> Usage:
+        """Peaks and averages so far. ``cpu_s`` and ``max_single_rss_bytes`` are the kernel's own account, at the end."""
+        with self._lock:
+            peaks, last = self._peaks, self._last
+            sampled_cpu_s = last.user_s + last.system_s if last else 0.0
+            rss = max(peaks.highest.get("rss", 0), max_single_rss_bytes)
+            pss = peaks.highest.get("pss", 0) if self._pss_seen else rss
+            return Usage(
+                cpu_s=sampled_cpu_s if cpu_s is None else cpu_s,
+                max_rss_bytes=rss,
+                max_pss_bytes=min(pss, rss) if self._pss_seen else rss,
+                max_vmem_bytes=peaks.highest.get("vmem", 0),
+                max_swap_bytes=peaks.highest.get("swap", 0),
+                avg_rss_bytes=peaks.average("rss"),
+                avg_pss_bytes=peaks.average("pss"),
+                avg_vmem_bytes=peaks.average("vmem"),
+                avg_swap_bytes=peaks.average("swap"),
+                read_bytes=last.read_bytes if last else 0,
+                written_bytes=last.written_bytes if last else 0,
+                pss_is_rss=not self._pss_seen,
+            )
+
+    # --- sampling -----------------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        pause_s = FIRST_PAUSE_S
+        while not self._finished.wait(min(pause_s, FIRST_PAUSE_S) if self._last is None else pause_s):
+            sample = self._take()
+            if sample is None:
+                continue
+            self._remember(sample)
+            self._judge(sample)
+            pause_s = self._next_pause_s(pause_s, sample)
+
+    def _next_pause_s(self, pause_s: float, sample: TreeSample) -> float:
+        limit = self._limits.memory_bytes
+        near = limit is not None and sample.memory_bytes > CLOSE_FRACTION * limit
+        return min(pause_s * 1.5, CLOSE_PAUSE_S if near else LONGEST_PAUSE_S)
+
+    def _take(self) -> TreeSample | None:
+        members = self._process.members()
+        self._process.collect_orphans(members)
+        counted = [p for p in members if not p.zombie and not self._infrastructure(p)]
+        if not counted:
+            return None
+        elapsed_s = monotonic_s() - self._process.started_at_s
+        rss = sum(p.rss_bytes for p in counted)
+        pss, swap = self._pss(counted, rss, elapsed_s)
+        totals = self._accumulate(counted)
+        return TreeSample(
+            time_s=time.time(),
+            elapsed_s=elapsed_s,
+            processes=len(counted),
+            threads=sum(p.threads for p in counted),
+            rss_bytes=rss,
+            pss_bytes=pss,
+            vmem_bytes=sum(p.vmem_bytes for p in counted),
+            swap_bytes=swap,
+            user_s=totals[0],
+            system_s=totals[1],
+            rchar=int(totals[2]),
+            wchar=int(totals[3]),
+            read_bytes=int(totals[4]),
+            written_bytes=int(totals[5]),
+        )
+
+    def _accumulate(self, counted: list[Process]) -> list[float]:
+        """CPU and traffic of all processes ever seen: the newest figure of each, whether it still lives or not."""
+        for process in counted:
+            traffic = procfs.io_bytes(process.pid) or (0, 0, 0, 0)
+            self._ended[process.key] = (process.user_s, process.system_s, *traffic)
+        return [sum(figures) for figures in zip(*self._ended.values(), strict=True)]
+
+    def _pss(self, counted: list[Process], rss: int, elapsed_s: float) -> tuple[int | None, int]:
+        """PSS and swap of the tree; between two readings PSS is taken to move with RSS."""
+        if elapsed_s >= self._pss_due_s or self._pss_last is None:
+            begun_s = monotonic_s()
+            read = [procfs.pss_and_swap_bytes(p.pid) for p in counted]
+            known = [figures for figures in read if figures is not None]
+            took_s = monotonic_s() - begun_s
+            self._pss_due_s = elapsed_s + max(took_s * PSS_SHARE, LONGEST_PAUSE_S if elapsed_s > 10 else 0.0)
+            if len(known) * 2 > len(counted):
+                self._pss_seen, self._pss_last = True, (sum(f[0] for f in known), rss)
+                self._swap_last = sum(f[1] for f in known)
+        if self._pss_last is None:
+            return None, 0
+        pss, at_rss = self._pss_last
+        return max(0, min(rss, pss + (rss - at_rss))), self._swap_last
+
+    _swap_last = 0
+
+    def _remember(self, sample: TreeSample) -> None:
+        figures = {
+            "rss": sample.rss_bytes,
+            "pss": sample.memory_bytes,
+            "vmem": sample.vmem_bytes,
+            "swap": sample.swap_bytes,
+        }
+        with self._lock:
+            before_s = self._last.elapsed_s if self._last else 0.0
+            self._peaks.add(figures, sample.elapsed_s - before_s)
+            self._last = sample
+            if self._row_count % self._row_stride == 0:
+                self._rows.append(sample.row())
+            self._row_count += 1
+            if len(self._rows) >= 4096:  # a day-long job keeps a bounded table: every second row is dropped
+                self._rows = self._rows[::2]
+                self._row_stride *= 2
+
+    def _judge(self, sample: TreeSample) -> None:
+        if self.breach is not None or self._scope.is_set():
+            return
+        found = breach(
+            self._limits,
+            Sample(
+                elapsed_s=sample.elapsed_s,
+                memory_bytes=sample.memory_bytes,
+                workdir_bytes=self._folder_bytes(sample.elapsed_s),
+                stdout_bytes=max((_size(path) for path in self._outputs), default=0),
+                quiet_s=self._quiet_s(),
+            ),
+        )
+        if found is not None:
+            self.breach = found
+            self._scope.request(StopReason(StopKind.LIMIT, found.diagnosis.detail))
+
+    def _folder_bytes(self, elapsed_s: float) -> int | None:
+        """Bytes on disk below the work folder, counted at most every FOLDER_PAUSE_S and never for long."""
+        if (self._limits.workdir_bytes is None and self._limits.looping_s is None) or elapsed_s < self._folder_due_s:
+            return None
+        begun_s = monotonic_s()
+        used, self._newest_s = folder_use(self._folders, self._finished.is_set)
+        took_s = monotonic_s() - begun_s
+        growing_s = max(elapsed_s, FIRST_PAUSE_S)  # often at first, for quick writers
+        self._folder_due_s = elapsed_s + max(took_s * FOLDER_SHARE, min(FOLDER_PAUSE_S, growing_s))
+        return used
+
+    _newest_s: float | None = None
+
+    def _quiet_s(self) -> float | None:
+        """Seconds since the payload last wrote anything: a file of its work folder, stdout or stderr."""
+        if self._limits.looping_s is None or self._newest_s is None:
+            return None
+        newest_s = max([self._newest_s, *(_modified_s(path) for path in self._outputs)])
+        return max(0.0, min(time.time() - newest_s, monotonic_s() - self._process.started_at_s))
+
+    # --- prmon's files ------------------------------------------------------------------------------------------------
+
+    def write_files(self, folder: Path) -> None:
+        """prmon's summary and table, unless the payload made them itself. Raises OSError."""
+        with self._lock:
+            rows = list(self._rows)
+            if self._last is not None and (not rows or rows[-1] != self._last.row()):
+                rows.append(self._last.row())
+        if not rows:
+            return
+        table = "\n".join(["\t".join(_COLUMNS), *("\t".join(f"{row[c]:.0f}" for c in _COLUMNS) for row in rows)])
+        _create(folder / OUTPUT_NAME, table + "\n")
+        _create(folder / SUMMARY_NAME, json.dumps(self._summary(rows), indent=4) + "\n")
+
+    def _summary(self, rows: list[dict[str, float]]) -> dict[str, object]:
+        usage, last = self.usage(), rows[-1]
+        highest = {name: max(row[name] for row in rows) for name in _COLUMNS if name != "Time"}
+        highest |= {"rss": usage.max_rss_bytes // 1024, "pss": usage.max_pss_bytes // 1024}
+        highest |= {"vmem": usage.max_vmem_bytes // 1024, "swap": usage.max_swap_bytes // 1024}
+        seconds = max(last["wtime"], 1)
+        average = {n: round(last[n] / seconds) for n in ("rchar", "wchar", "read_bytes", "write_bytes")}
+        average |= {"rss": usage.avg_rss_bytes // 1024, "pss": usage.avg_pss_bytes // 1024}
+        average |= {"vmem": usage.avg_vmem_bytes // 1024, "swap": usage.avg_swap_bytes // 1024}
+        average |= {n: round(sum(row[n] for row in rows) / len(rows)) for n in ("nprocs", "nthreads")}
+        memory = os.sysconf("SC_PHYS_PAGES") * procfs.PAGE_BYTES // 1024
+        return {"Max": highest, "Avg": average, "HW": {"cpu": {"CPUs": os.cpu_count()}, "mem": {"MemTotal": memory}}}
+
+
+def folder_use(folders: tuple[Path, ...], cancelled: Callable[[], bool] = lambda: False) -> tuple[int, float]:
+    """Bytes on disk below some folders, and the newest modification time (s since 1970). Links are not followed."""
+    used, newest_s, seen, todo = 0, 0.0, 0, [os.fspath(folder) for folder in folders]
+    while todo and seen < MAX_FOLDER_ENTRIES and not cancelled():
+        try:
+            with os.scandir(todo.pop()) as entries:
+                for entry in entries:
+                    seen += 1
+                    try:
+                        status = entry.stat(follow_symlinks=False)
+                        used += status.st_blocks * 512
+                        newest_s = max(newest_s, status.st_mtime)
+                        if entry.is_dir(follow_symlinks=False):
+                            todo.append(entry.path)
+                    except OSError:
+                        continue
+        except OSError:
+            continue
+    return used, newest_s
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.lstat().st_size
+    except OSError:
+        return 0
+
+
+def _modified_s(path: Path) -> float:
+    try:
+        return path.lstat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def _create(path: Path, text: str) -> None:
+    """Write a new file; whatever the payload has put there, a link included, is left as it is."""
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+    except FileExistsError:
+        return
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(text)

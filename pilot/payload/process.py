@@ -1,0 +1,309 @@
+"""A payload's processes: start, wait, stop for certain, reap, account. It ends only what belongs to the job.
+
+What belongs to a job is found by four marks: descent from the payload, its session, the tracking variable in its
+environment, and, for processes that shed all three, adoption: this process is a child subreaper, so an orphan of the
+payload becomes its child, recognised by a session that is not the pilot's own (no process can join an existing one).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import signal
+import subprocess
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pilot.job.errors import PayloadError, PilotError
+from pilot.payload import procfs
+from pilot.payload.environment import DEFAULT_PATH, TRACKING_NAME
+from pilot.payload.procfs import Process
+from pilot.runtime.clock import monotonic_s
+from pilot.runtime.stop import Deadline, Stop, StopKind, StopReason
+
+_PR_SET_CHILD_SUBREAPER = 36
+KILL_WAIT_S = 5.0  # for a process to vanish after SIGKILL; only one stuck in the kernel takes longer
+INIT_WAIT_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """What is to be started: argv (no secret in it), the exact environment, the work folder, the two output files."""
+
+    argv: tuple[str, ...]
+    environment: Mapping[str, str]
+    folder: Path
+    stdout: Path
+    stderr: Path
+    tracking_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessIdentity:
+    """Enough to know a process again after the pilot itself has died: a pid alone may be another's by then."""
+
+    pid: int
+    started: int
+    boot_id: str
+    pid_namespace: int
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessEnd:
+    """How it ended: exactly one of exit code and signal, CPU seconds of the tree, what had to be killed afterwards."""
+
+    exit_code: int | None
+    signal: int | None
+    cpu_s: float
+    max_single_rss_bytes: int
+    wall_s: float
+    stopped_by: StopReason | None
+    swept: int
+    survivors: tuple[int, ...]
+
+
+_own_children: set[int] = set()
+_own_children_lock = threading.Lock()
+
+
+def register_child(pid: int) -> None:
+    """Declare a child that another part started in a session of its own, so that it is neither killed nor reaped here."""
+    with _own_children_lock:
+        _own_children.add(pid)
+
+
+def release_child(pid: int) -> None:
+    with _own_children_lock:
+        _own_children.discard(pid)
+
+
+def become_subreaper() -> None:
+    """Let orphans of our descendants become our children (Linux ``PR_SET_CHILD_SUBREAPER``); done once, costs nothing."""
+    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def reap_strangers() -> int:
+    """Collect dead children nobody started (orphans adopted as PID 1 or subreaper). Returns how many."""
+    reaped = 0
+    for process in procfs.all_processes().values():
+        if process.ppid == os.getpid() and process.zombie and _adopted(process):
+            reaped += _collect(process.pid) is not None
+    return reaped
+
+
+def _adopted(process: Process) -> bool:
+    """True for a child we did not start: ours are registered, or share our session (subprocess without a new one)."""
+    with _own_children_lock:
+        return process.pid not in _own_children and process.session != os.getsid(0)
+
+
+def _collect(pid: int) -> float | None:
+    """CPU seconds of a dead child, now reaped; None when it is not dead or not ours."""
+    try:
+        done, _status, usage = os.wait4(pid, os.WNOHANG)
+    except ChildProcessError:
+        return None
+    return usage.ru_utime + usage.ru_stime if done else None
+
+
+def guarded(argv: tuple[str, ...]) -> tuple[str, ...]:
+    """``argv`` so that it dies with the pilot, can gain no privileges and leaves no core file (util-linux does it)."""
+    setpriv, prlimit = shutil.which("setpriv", path=DEFAULT_PATH), shutil.which("prlimit", path=DEFAULT_PATH)
+    if not setpriv or not prlimit:
+        raise PayloadError(PilotError.SETUP_FAILURE, "setpriv and prlimit are missing here; install util-linux")
+    return (setpriv, "--pdeathsig", "KILL", "--no-new-privs", "--", prlimit, "--core=0:0", "--", *argv)
+
+
+class PayloadProcess:
+    """A running payload. Start it on the main thread: the parent-death signal fires when the *forking thread* ends."""
+
+    def __init__(self, launch: Launch) -> None:
+        self._tracking = f"{TRACKING_NAME}={launch.tracking_id}".encode()
+        self._seen: set[tuple[int, int]] = set()
+        self._seen_lock = threading.Lock()
+        self._adopted_cpu_s = 0.0
+        self._exited = threading.Event()
+        self.started_at_s = monotonic_s()
+        self._process = self._start(launch)
+        self.pid = self._process.pid
+        register_child(self.pid)
+        me = procfs.read_process(self.pid)
+        self.started = me.started if me else 0
+
+    @staticmethod
+    def _start(launch: Launch) -> subprocess.Popen[bytes]:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+        stdout = os.open(launch.stdout, flags, 0o600)
+        try:
+            stderr = os.open(launch.stderr, flags, 0o600)
+        except OSError:
+            os.close(stdout)
+            raise
+        try:
+            return subprocess.Popen(
+                launch.argv,
+                env=dict(launch.environment),
+                cwd=launch.folder,
+                stdin=subprocess.DEVNULL,
+                stdout=stdout,
+                stderr=stderr,
+                start_new_session=True,
+                umask=0o077,
+                close_fds=True,
+            )
+        except OSError as error:
+            text = f"{launch.argv[0]} could not be started: {error.strerror or error}"
+            raise PayloadError(PilotError.SETUP_FAILURE, text) from error
+        finally:
+            os.close(stdout)
+            os.close(stderr)
+
+    @property
+    def exited(self) -> bool:
+        """True once the main process has ended by itself or by our hand."""
+        return self._exited.is_set()
+
+    def identity(self) -> ProcessIdentity:
+        return ProcessIdentity(self.pid, self.started, procfs.boot_id(), procfs.pid_namespace())
+
+    # --- whose is it --------------------------------------------------------------------------------------------------
+
+    def members(self, processes: Mapping[int, Process] | None = None) -> list[Process]:
+        """Every living or dead-but-uncollected process of this job that can be seen now, and remember them."""
+        if processes is None:
+            processes = procfs.all_processes()
+        roots = {self.pid} | {p.pid for p in processes.values() if self._marked(p)}
+        found = [p for p in procfs.descendants(roots, processes) if p.pid != os.getpid()]
+        with self._seen_lock:
+            self._seen.update(p.key for p in found)
+        return found
+
+    def _marked(self, process: Process) -> bool:
+        if process.session == self.pid or process.key in self._seen:
+            return True
+        if process.started < self.started or process.session == os.getsid(0):
+            return False
+        return (process.ppid == os.getpid() and self._ours_by_adoption(process)) or (
+            procfs.environment_holds(process.pid, self._tracking)
+        )
+
+    def _ours_by_adoption(self, process: Process) -> bool:
+        """A subreaper adopts descendants alone. PID 1 adopts strangers too, so there a second mark is needed."""
+        if not _adopted(process):
+            return False
+        if os.getpid() != 1:
+            return True
+        return procfs.no_new_privileges(process.pid) and not procfs.no_new_privileges(1)
+
+    def collect_orphans(self, members: list[Process]) -> None:
+        """Reap the job's dead orphans that became our children, and count their CPU time."""
+        for process in members:
+            if process.zombie and process.ppid == os.getpid() and process.pid != self.pid:
+                self._adopted_cpu_s += _collect(process.pid) or 0.0
+
+    # --- to the end ---------------------------------------------------------------------------------------------------
+
+    def watch(self, scope: Stop) -> threading.Thread:
+        """Start the thread that stops ``scope`` with PAYLOAD_DONE the moment the payload's main process has ended."""
+
+        def wait_for_exit() -> None:
+            try:
+                os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
+            finally:
+                self._exited.set()
+                scope.request(StopReason(StopKind.PAYLOAD_DONE))
+
+        thread = threading.Thread(target=wait_for_exit, name="payload-exit", daemon=True)
+        thread.start()
+        return thread
+
+    def stop_all(self, grace_s: float) -> None:
+        """SIGTERM, ``grace_s`` seconds of patience, then SIGKILL: container init first, so that nothing is orphaned."""
+        patience = Deadline(grace_s)
+        if grace_s > 0:
+            self._signal_group(signal.SIGTERM)
+            if self._exited.wait(patience.left_s()):
+                self._let_the_rest_finish(patience)
+                return
+        for process in self.members():
+            if process.comm == "appinit":
+                _kill(process)
+        if not self._exited.wait(INIT_WAIT_S if self._contained() else 0):
+            self._signal_group(signal.SIGKILL)
+            self._exited.wait(KILL_WAIT_S)
+
+    def _contained(self) -> bool:
+        return any(process.comm == "appinit" for process in self.members())
+
+    def _let_the_rest_finish(self, patience: Deadline) -> None:
+        """The main process obeyed SIGTERM; its children may still be writing their last lines."""
+        pause = threading.Event()
+        while not patience.passed() and any(not p.zombie for p in self.members() if p.pid != self.pid):
+            pause.wait(0.02)
+
+    def _signal_group(self, number: signal.Signals) -> None:
+        if self._exited.is_set() and procfs.read_process(self.pid) is None:
+            return
+        try:
+            os.killpg(self.pid, number)
+        except (ProcessLookupError, PermissionError):
+            pass
+
+    def finish(self, stopped_by: StopReason | None) -> ProcessEnd:
+        """Collect the exit status, end and reap whatever the job has left behind, and account for all of it."""
+        wall_s = monotonic_s() - self.started_at_s
+        swept, survivors = self._sweep()
+        if not self._exited.wait(KILL_WAIT_S):
+            text = f"process {self.pid} does not end although it was killed (stuck in the kernel)"
+            raise PayloadError(PilotError.INTERNAL, text)
+        _pid, status, usage = os.wait4(self.pid, 0)
+        code = os.waitstatus_to_exitcode(status)
+        self._process.returncode = code
+        release_child(self.pid)
+        return ProcessEnd(
+            exit_code=code if code >= 0 else None,
+            signal=-code if code < 0 else None,
+            cpu_s=usage.ru_utime + usage.ru_stime + self._adopted_cpu_s,
+            max_single_rss_bytes=usage.ru_maxrss * 1024,
+            wall_s=wall_s,
+            stopped_by=stopped_by,
+            swept=swept,
+            survivors=survivors,
+        )
+
+    def _sweep(self) -> tuple[int, tuple[int, ...]]:
+        """Kill and reap until nothing of the job is left, within KILL_WAIT_S. Returns how many, and who is still there."""
+        limit, pause, killed, delay_s = Deadline(KILL_WAIT_S), threading.Event(), set[tuple[int, int]](), 0.002
+        while True:
+            members = [p for p in self.members() if p.pid != self.pid]
+            self.collect_orphans(members)
+            living = [p for p in members if not p.zombie]
+            waiting = [p for p in members if p.zombie and p.ppid == os.getpid()]
+            if not living and not waiting:
+                return len(killed), ()
+            if limit.passed():
+                return len(killed), tuple(p.pid for p in living)
+            for process in living:
+                _kill(process)
+                killed.add(process.key)
+            pause.wait(delay_s)
+            delay_s = min(delay_s * 2, 0.05)
+
+
+def _kill(process: Process) -> None:
+    """SIGKILL exactly this process: a handle is opened first and the start time compared, so no reused pid is hit."""
+    try:
+        handle = os.pidfd_open(process.pid)
+    except OSError:
+        return
+    try:
+        now = procfs.read_process(process.pid)
+        if now is not None and now.key == process.key:
+            signal.pidfd_send_signal(handle, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):
+        pass
+    finally:
+        os.close(handle)

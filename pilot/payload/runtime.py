@@ -1,0 +1,283 @@
+"""The payload's runner: decide between container and none, make everything ready, run it, and tell how it ended.
+
+Which image, the first that is named: ``--image``; the job's ``container_name``; the queue's image in the settings.
+No image named: the command is run as it is; Rubin's commands start their container themselves.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from pilot.job.errors import PayloadError, PilotError
+from pilot.job.limits import BreachKind, Limits, limits_for
+from pilot.job.model import Job
+from pilot.job.queue import Queue
+from pilot.payload import apptainer, cgroup
+from pilot.payload.apptainer import Bind, Markers, Mode
+from pilot.payload.command import DEFAULT_TRANSFORM_BASES, Command, TransformSource, resolve
+from pilot.payload.diagnosis import read_words
+from pilot.payload.environment import PAYLOAD_LOG, EnvironmentInput, PayloadEnvironment, payload_environment
+from pilot.payload.folder import PayloadPlaces
+from pilot.payload.image import Image, ImageCache
+from pilot.payload.monitor import Monitor, TreeSample
+from pilot.payload.plain import plain_launch
+from pilot.payload.process import Launch, PayloadProcess, ProcessEnd, become_subreaper
+from pilot.payload.procfs import Process
+from pilot.runtime.payload_end import PayloadEnd
+from pilot.runtime.secret import Secret
+from pilot.runtime.stop import Stop, StopKind, StopReason
+from pilot.runtime.workdir import JobFolder
+from pilot.storage.store import Stores
+
+logger = logging.getLogger("pilot.payload")
+
+RuntimeChoice = Literal["auto", "apptainer", "plain"]
+MEMORY_GRACE_S = 1.0  # a payload that eats the pod's memory is not given time to eat more
+
+
+@dataclass(frozen=True, slots=True)
+class PayloadConfig:
+    """What a pilot's payloads have in common. Times in seconds.
+
+    ``image``: the operator's explicit choice (``--image``); ``queue_image``: the settings' entry for the queue.
+    ``credentials``: values of the variables that payloads are given; ``added``: ``payload_env_set``.
+    """
+
+    queue: Queue
+    image_cache: Path
+    transforms: Path
+    runtime: RuntimeChoice = "auto"
+    image: str | None = None
+    queue_image: str | None = None
+    binds: tuple[Bind, ...] = ()
+    transform_bases: tuple[str, ...] = DEFAULT_TRANSFORM_BASES
+    ca_path: str | None = None
+    s3_endpoint_url: str | None = None
+    realtime_logfiles: str = PAYLOAD_LOG
+    credentials: Mapping[str, str | Secret] = field(default_factory=dict)
+    added: Mapping[str, str] = field(default_factory=dict)
+    grace_s: float = 10.0
+    pod_memory_bytes: int | None = None
+
+
+class PayloadRunner:
+    """Makes payloads ready to run (the Payload port). What was found out about the node is remembered."""
+
+    def __init__(self, config: PayloadConfig, stores: Stores) -> None:
+        self._config = config
+        self._images = ImageCache(config.image_cache, stores)
+        self._modes: dict[bool, Mode] = {}  # by "is the image a folder"
+        self._must_unpack = False
+        become_subreaper()
+
+    def prepare(self, job: Job, folder: JobFolder, stop: Stop) -> PreparedPayload:
+        """Command, environment, image and runtime of a job. Raises PayloadError with the PanDA code; Stopped."""
+        places = PayloadPlaces(folder)
+        places.create()
+        config = self._config
+        source = TransformSource(config.transforms, config.transform_bases, config.ca_path)
+        command = resolve(job, source, stop)
+        if command.transform is not None:
+            _install(command.transform, places.work / command.transform_name)
+        tracking_id = f"{job.attempt}.{secrets.token_hex(8)}"
+        limits = limits_for(job, config.queue, config.pod_memory_bytes)
+        name = chosen_image(config, job)
+        if name is None:
+            environment = self._environment(job, str(places.home), str(places.tmp), tracking_id)
+            launch = plain_launch(command, environment, places, tracking_id)
+            return PreparedPayload("plain", launch, places, limits, config.grace_s, config.realtime_logfiles)
+        return self._contained(job, name, command, places, limits, tracking_id, stop)
+
+    def _contained(
+        self, job: Job, name: str, command: Command, places: PayloadPlaces, limits: Limits, tracking_id: str, stop: Stop
+    ) -> PreparedPayload:
+        runtime = apptainer.find_runtime()
+        if runtime is None:
+            raise apptainer.missing_runtime()
+        image, mode = self._usable(self._images.get(name, stop), runtime, places, stop)
+        binds, flags, refused = apptainer.accepted_options(self._config.queue.container_options)
+        if refused:
+            logger.warning(
+                "container_options of the queue: %s would open the container and is left out", " ".join(refused)
+            )
+        environment = self._environment(job, apptainer.CONTAINER_HOME, apptainer.CONTAINER_TMP, tracking_id)
+        launch = apptainer.container_launch(
+            runtime, mode, image.path, command, environment, places, (*self._config.binds, *binds), flags, tracking_id
+        )
+        config = self._config
+        return PreparedPayload(
+            runtime.name, launch, places, limits, config.grace_s, config.realtime_logfiles, Markers(places), image
+        )
+
+    def _usable(self, image: Image, runtime: Path, places: PayloadPlaces, stop: Stop) -> tuple[Image, Mode]:
+        """The image in the form this node can run, and how; found out once for SIFs and once for folders."""
+        if not image.is_folder and self._must_unpack:
+            image = self._images.unpacked(image, stop)
+        if image.is_folder in self._modes:
+            return image, self._modes[image.is_folder]
+        try:
+            mode = apptainer.probe(runtime, image.path, places.scratch)
+        except PayloadError as error:
+            if image.is_folder or error.diagnosis.error is PilotError.CONTAINER_USER_NAMESPACE:
+                raise
+            image = self._images.unpacked(image, stop)
+            self._must_unpack = True
+            mode = apptainer.probe(runtime, image.path, places.scratch)
+        self._modes[image.is_folder] = mode
+        logger.info("containers work here: %s, %s", "folder" if image.is_folder else "SIF", mode)
+        return image, mode
+
+    def _environment(self, job: Job, home: str, tmp: str, tracking_id: str) -> PayloadEnvironment:
+        config = self._config
+        given = EnvironmentInput(
+            config.queue.environment, config.credentials, config.added, config.s3_endpoint_url, config.realtime_logfiles
+        )
+        environment = payload_environment(job, given, home, tmp, tracking_id)
+        for sentence in environment.refused:
+            logger.warning("%s", sentence)
+        return environment
+
+
+class PreparedPayload:
+    """A payload ready to start (the port of the same name); ``run`` it once, from the main thread."""
+
+    def __init__(
+        self,
+        isolation: str,
+        launch: Launch,
+        places: PayloadPlaces,
+        limits: Limits,
+        grace_s: float,
+        log_name: str,
+        markers: Markers | None = None,
+        image: Image | None = None,
+    ) -> None:
+        self._isolation, self._launch, self._places, self._limits = isolation, launch, places, limits
+        self._grace_s, self._log_name, self._markers, self._image = grace_s, log_name, markers, image
+        self._monitor: Monitor | None = None
+
+    @property
+    def isolation(self) -> str:
+        """``apptainer``, ``singularity`` or ``plain``."""
+        return self._isolation
+
+    @property
+    def sample(self) -> TreeSample | None:
+        """What the payload uses at this moment; None before its first sample."""
+        return self._monitor.last if self._monitor else None
+
+    def run(self, stop: Stop, started: Callable[[int], None] = lambda _pid: None) -> PayloadEnd:
+        """Start it, call ``started`` with its pid, and return when nothing of it is left."""
+        try:
+            return self._run(stop, started)
+        finally:
+            if self._markers is not None:
+                self._markers.close()
+            if self._image is not None:
+                self._image.release()
+
+    def _run(self, stop: Stop, started: Callable[[int], None]) -> PayloadEnd:
+        killed_before = cgroup.oom_kill_count()
+        process = PayloadProcess(self._launch)
+        with stop.child() as scope:
+            monitor = self._monitor = self._new_monitor(process, scope)
+            watcher = process.watch(scope)
+            monitor.start()
+            try:
+                started(process.pid)
+                scope.wait(None)
+            finally:
+                reason = scope.reason or StopReason(StopKind.INTERNAL, "the pilot could not go on")
+                stopped_by = self._end(process, reason, monitor)
+            end = process.finish(stopped_by)
+            watcher.join(1.0)
+        return self._report(end, monitor, cgroup.oom_kill_count() - killed_before)
+
+    def _new_monitor(self, process: PayloadProcess, scope: Stop) -> Monitor:
+        infrastructure: Callable[[Process], bool] = lambda _process: False  # noqa: E731
+        if self._markers is not None:
+            infrastructure = apptainer.infrastructure(process.pid)
+        places = self._places
+        return Monitor(
+            process, self._limits, scope, (places.work, places.scratch), (places.stdout, places.stderr), infrastructure
+        )
+
+    def _end(self, process: PayloadProcess, reason: StopReason, monitor: Monitor) -> StopReason | None:
+        """Stop the payload unless it has ended by itself; the reason, when it was stopped."""
+        stopped_by = None if reason.kind is StopKind.PAYLOAD_DONE or process.exited else reason
+        if stopped_by is not None:
+            logger.info("stopping the payload: %s", stopped_by)
+            of_memory = monitor.breach is not None and monitor.breach.kind is BreachKind.MEMORY
+            process.stop_all(min(self._grace_s, MEMORY_GRACE_S) if of_memory else self._grace_s)
+        if not monitor.finish():
+            logger.warning("the monitor did not end in time and is left behind")
+        return stopped_by
+
+    def _report(self, end: ProcessEnd, monitor: Monitor, oom_kills: int) -> PayloadEnd:
+        if end.swept:
+            logger.info("the payload left %d processes behind; they were ended", end.swept)
+        if end.survivors:
+            logger.error("processes of the payload do not end although killed: %s", end.survivors)
+        words = read_words(self._places.work, self._places.stderr, self._log_name)
+        message = self._container_message(end)
+        try:
+            monitor.write_files(self._places.work)
+        except OSError as error:
+            logger.warning("%s: %s", error.filename, error.strerror)
+        # The kernel's own maximum of one process catches peaks between samples; a starter's says nothing of the payload.
+        single = end.max_single_rss_bytes if self._markers is None else 0
+        return PayloadEnd(
+            exit_code=None if message else end.exit_code,
+            signal=None if message else end.signal,
+            usage=monitor.usage(end.cpu_s, single if single > _own_rss_bytes() else 0),
+            wall_s=end.wall_s,
+            isolation=self._isolation,
+            oom_kills=max(0, oom_kills),
+            stopped_by=end.stopped_by,
+            breach=monitor.breach.diagnosis if monitor.breach and end.stopped_by else None,
+            container_message=message,
+            first_error=words.first_error if end.exit_code != 0 else None,
+            no_work=words.no_work,
+        )
+
+    def _container_message(self, end: ProcessEnd) -> str | None:
+        """The runtime's words when the payload's first line was never reached and nobody stopped it."""
+        if self._markers is None or self._markers.started() or end.stopped_by is not None:
+            return None
+        ending = f"signal {end.signal}" if end.signal else f"exit code {end.exit_code}"
+        return apptainer.container_message(self._places.stderr) or f"the container did not start ({ending})"
+
+
+def chosen_image(config: PayloadConfig, job: Job) -> str | None:
+    """The image to run in, or None to run without. Raises PayloadError when a container is demanded and none is named."""
+    if config.runtime == "plain":
+        if config.image or job.container_name:
+            logger.warning("--runtime plain: the payload runs without its image %s", config.image or job.container_name)
+        return None
+    name = config.image or job.container_name or config.queue_image
+    if name is None and config.runtime == "apptainer":
+        raise PayloadError(
+            PilotError.IMAGE_NOT_FOUND,
+            "a container is demanded (--runtime apptainer), but neither --image nor the job nor the queue names an image",
+        )
+    return name
+
+
+def _install(transform: Path, target: Path) -> None:
+    try:
+        target.write_bytes(transform.read_bytes())
+        target.chmod(0o755)
+    except OSError as error:
+        raise PayloadError(PilotError.TRF_DOWNLOAD_FAILURE, f"{target.name}: {error.strerror}") from error
+
+
+def _own_rss_bytes() -> int:
+    """Our own peak: a child starts its life as a copy of us, and the kernel counts that too."""
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 + (1 << 20)

@@ -1,0 +1,31 @@
+"""How a payload ended: the value that passes from the payload's runner to the flow."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pilot.job.errors import Diagnosis
+from pilot.job.report import Usage
+from pilot.runtime.stop import StopReason
+
+
+@dataclass(frozen=True, slots=True)
+class PayloadEnd:
+    """How a payload ended. Exactly one of ``exit_code`` and ``signal`` is set when it ran; neither: it never started.
+
+    ``container_message``: the container runtime's own words when it, and not the payload, failed.
+    ``oom_kills``: how often the kernel's memory guard struck during the payload (cgroup counters).
+    ``first_error``: the payload's own words on its first error. ``no_work``: it said that there was nothing to do.
+    """
+
+    exit_code: int | None
+    signal: int | None
+    usage: Usage
+    wall_s: float
+    isolation: str
+    oom_kills: int = 0
+    stopped_by: StopReason | None = None
+    breach: Diagnosis | None = None
+    container_message: str | None = None
+    first_error: str | None = None
+    no_work: bool = False
