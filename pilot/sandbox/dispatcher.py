@@ -109,7 +109,11 @@ class Dispatcher:
         with self._db.transaction():
             fitting = [job for job in self._activated(request) if _fits(job, request)]
             fitting.sort(key=lambda job: (-job["priority"], job["panda_id"]))
-            answers = [self._send(job, request) for job in fitting[: max(request.n_jobs, 0)]]
+            chosen = fitting[: max(request.n_jobs, 0)]
+            for job in chosen:
+                self._mark_sent(job, request)
+            n_sent = len(self._db.jobs("status = 'sent' AND archived = 0 AND site = ?", request.site))
+            answers = [_answer(job, n_sent) for job in chosen]
         if answers:
             self._notify()
         return answers
@@ -129,18 +133,13 @@ class Dispatcher:
         wanted = _LABELS.get(label, (label,))
         return [job for job in jobs if job["prod_source_label"] in wanted]
 
-    def _send(self, job: dict[str, Any], request: JobRequest) -> dict[str, Any]:
+    def _mark_sent(self, job: dict[str, Any], request: JobRequest) -> None:
         fields = dict(job["fields"])
         if request.scheduler_id:
             fields["schedulerid"] = request.scheduler_id
         if request.node:
             fields["modificationhost"] = request.node
         self._db.set_job(job["panda_id"], status="sent", fields=fields)
-        n_sent = len(self._db.jobs("status = 'sent' AND archived = 0 AND site = ?", job["site"]))
-        answer = {"StatusCode": SUCCESS, "PandaID": job["panda_id"], **job["definition"], "nSent": n_sent}
-        if job["debug"]:
-            answer["debug"] = "True"
-        return answer
 
     def update(self, update: Update) -> UpdateAnswer:
         """Apply an update by the rules of section 8; the status was checked by the wire."""
@@ -241,6 +240,11 @@ def _fits(job: dict[str, Any], request: JobRequest) -> bool:
         and (not request.user or job["prod_user_id"] == request.user)
         and (request.task_id is None or job["task_id"] == request.task_id)
     )
+
+
+def _answer(job: dict[str, Any], n_sent: int) -> dict[str, Any]:
+    answer = {"StatusCode": SUCCESS, "PandaID": job["panda_id"], **job["definition"], "nSent": n_sent}
+    return {**answer, "debug": "True"} if job["debug"] else answer
 
 
 def _command_text(job: dict[str, Any]) -> str:
