@@ -255,15 +255,20 @@ def _local_path(source: str | Path) -> Path | None:
 
 
 def _web_base(url: str) -> str:
-    """A base URL without its trailing slash."""
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-        raise SettingsError(f"{url[:200]!r} is no place for CRIC data: give https://host[:port][/path], or a folder")
+    """A base URL without its trailing slash. A user name in it is refused: it would end up in logs and in the cache."""
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable or any(sign in url for sign in "@?#"):
+        shown = url.rpartition("@")[2][:200]
+        raise SettingsError(f"{shown!r} is no place for CRIC data: give https://host[:port][/path], or a folder")
     return url.rstrip("/")
 
 
 def _host(url: str) -> str:
-    return urlsplit(url).netloc.rpartition("@")[2]
+    return urlsplit(url).netloc
 
 
 def _retry_after_s(answer: Answer) -> float | None:
