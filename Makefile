@@ -1,0 +1,66 @@
+# The project's commands. `make help` lists them.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+PYTEST := $(BIN)/pytest -q -p no:cacheprovider
+SOURCES := pilot tests scripts
+
+.PHONY: help setup demo demo-quick test test-unit test-integration test-e2e lint type fmt bench lock clean
+
+help: ## list the targets
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
+
+setup: $(STAMP) ## install what is missing on this machine (as root: with apt) and the locked Python packages into .venv
+	@scripts/prepare-machine python apptainer image
+
+$(STAMP): requirements.lock pyproject.toml
+	@scripts/prepare-machine python
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install -q --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(BIN)/pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $(STAMP)
+
+demo: setup ## a PanDA world on this machine: 18 real pipetask jobs, run in Apptainer, with links to their logs
+	@image=$$(scripts/build-payload-image) && $(BIN)/pilot-sandbox demo --image "$$image"
+
+demo-quick: setup ## the same with two jobs
+	@image=$$(scripts/build-payload-image) && $(BIN)/pilot-sandbox demo --image "$$image" --quick
+
+test: setup lint type ## everything: lint, types, unit, contract, integration and end-to-end tests
+	@scripts/prepare-machine postgresql
+	$(PYTEST) -n 2 --dist loadfile tests/unit tests/contract tests/integration
+	image=$$(scripts/build-payload-image) && PAYLOAD_IMAGE=$$image $(PYTEST) tests/e2e
+
+test-unit: $(STAMP) ## unit and contract tests only
+	$(PYTEST) -n 2 --dist loadfile tests/unit tests/contract
+
+test-integration: setup ## tests on real servers, processes and containers
+	$(PYTEST) -n 2 --dist loadfile tests/integration
+
+test-e2e: setup ## real pipetask jobs from the queue to their log URLs
+	@scripts/prepare-machine postgresql
+	image=$$(scripts/build-payload-image) && PAYLOAD_IMAGE=$$image $(PYTEST) tests/e2e
+
+lint: $(STAMP) ## ruff: rules and formatting
+	@$(BIN)/ruff check $(SOURCES)
+	@$(BIN)/ruff format --check -q $(SOURCES)
+
+type: $(STAMP) ## mypy --strict
+	@$(BIN)/mypy
+
+fmt: $(STAMP) ## format the code
+	@$(BIN)/ruff check --fix -q $(SOURCES); $(BIN)/ruff format $(SOURCES)
+
+bench: setup ## measure; writes build/bench.json and prints a table
+	@$(BIN)/python -m tests.bench
+
+lock: ## renew requirements.lock (hashed, no index URLs)
+	@$(BIN)/pip-compile -q --upgrade --generate-hashes --allow-unsafe --strip-extras --no-header --no-emit-index-url \
+	  --no-emit-trusted-host --no-emit-find-links --extra sandbox --extra gcp-logging --extra dev -o requirements.lock pyproject.toml
+
+clean: ## remove what was built here; caches of images under ~/.cache/pilot stay
+	@rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
