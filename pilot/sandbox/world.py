@@ -248,6 +248,7 @@ class World:
             "cert": str(folder / "client.crt"),
             "key": str(folder / "client.key"),
             "ca": str(self.ca_path),
+            "storage_ca": str(self.ca_path),
             "cric": self.cric_url,
             "gcs_endpoint": self.gcs_url,
             "s3_endpoint": self.s3_url,
