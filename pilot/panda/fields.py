@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -18,7 +19,7 @@ from pilot.ports import AcquireRequest
 
 log = logging.getLogger(__name__)
 
-FieldType = Literal["int", "number", "text"]
+FieldType = Literal["int", "number", "text", "time"]
 
 ACQUIRE_FIELDS: Mapping[str, FieldType] = {
     "site_name": "text",
@@ -42,13 +43,14 @@ _INTS = "job_id attempt_nr core_count mean_core_count cpu_consumption_time n_eve
 _MORE_INTS = "pilot_error_code exe_error_code timeout"
 _NUMBERS = "cpu_conversion_factor max_rss max_vmem max_swap max_pss avg_rss avg_vmem avg_swap avg_pss"
 _IO_NUMBERS = "tot_rchar tot_wchar tot_rbytes tot_wbytes rate_rchar rate_wchar rate_rbytes rate_wbytes"
-_TEXTS = "job_status site_name node scheduler_id pilot_id batch_id job_sub_status start_time end_time"
+_TEXTS = "job_status site_name node scheduler_id pilot_id batch_id job_sub_status"
 _MORE_TEXTS = "cpu_consumption_unit cpu_architecture_level job_metrics pilot_timing pilot_error_diag exe_error_diag"
 _LONG_TEXTS = "job_output_report meta_data pilot_log stdout corrupted_files grid source_site destination_site"
 
 UPDATE_FIELDS: Mapping[str, FieldType] = {
     **dict.fromkeys(f"{_INTS} {_MORE_INTS}".split(), "int"),
     **dict.fromkeys(f"{_NUMBERS} {_IO_NUMBERS}".split(), "number"),
+    **dict.fromkeys(("start_time", "end_time"), "time"),
     **dict.fromkeys(f"{_TEXTS} {_MORE_TEXTS} {_LONG_TEXTS}".split(), "text"),
 }
 
@@ -56,6 +58,7 @@ UPDATE_FIELDS: Mapping[str, FieldType] = {
 # in the server). Texts it cuts itself are left to it.
 _MAX_CHARS: Mapping[str, int] = {"pilot_timing": 100, "scheduler_id": 128, "cpu_consumption_unit": 128}
 _SENDABLE_STATES = frozenset(state.value for state in JobState)
+_TIME = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d"
 _MAX_INT = 2**63 - 1  # a larger number is a database error for the whole update
 
 
@@ -115,6 +118,8 @@ def _require(fields: Mapping[str, Any], *names: str) -> None:
 def _fit(value: Any, wanted: FieldType) -> Any:
     if wanted == "text":
         return _text(value)
+    if wanted == "time":  # anything else is dropped by the server without a word
+        return value if isinstance(value, str) and re.fullmatch(_TIME, value) else None
     number = _number(value)
     if number is None or abs(number) > _MAX_INT:
         return None
