@@ -16,6 +16,7 @@ from pilot.job.errors import PilotCannotWork, PilotError, StageError, StageInErr
 from pilot.job.model import FileSpec, Job
 from pilot.job.queue import Queue, Transfer, storages_for
 from pilot.job.report import FileReport
+from pilot.runtime.retry import TRANSFER, RetryPolicy
 from pilot.runtime.stop import Stop
 from pilot.storage.local import LocalStore
 from pilot.storage.names import NameTooLong, require_plain_lfn, require_plain_scope
@@ -33,6 +34,7 @@ from pilot.storage.store import (
     Stores,
     TimedOut,
     TooLarge,
+    Truncated,
     Unavailable,
 )
 from pilot.storage.transfer import fetch, open_regular, require_free_disk, send
@@ -56,10 +58,11 @@ class JobStager:
     ``endpoint_of`` is the CRIC client's. Safe to use for one job after another; not for two at once.
     """
 
-    def __init__(self, queue: Queue, endpoint_of: EndpointOf, stores: Stores) -> None:
+    def __init__(self, queue: Queue, endpoint_of: EndpointOf, stores: Stores, policy: RetryPolicy = TRANSFER) -> None:
         self._queue = queue
         self._endpoint_of = endpoint_of
         self._stores = stores
+        self._policy = policy
 
     def stage_in(self, job: Job, into: Path, stop: Stop) -> tuple[Path, ...]:
         """Download every input to ``into/<lfn>``, four at a time, verified. Raises StageInError or Stopped."""
@@ -123,6 +126,7 @@ class JobStager:
                     checksum=file.checksum,
                     size_bytes=file.size_bytes,
                     max_bytes=limit_bytes,
+                    policy=self._policy,
                 )
                 return fetched.path
             except (NoSpace, TooLarge) as error:
@@ -146,7 +150,7 @@ class JobStager:
             try:
                 with open_regular(file.lfn, dir_fd=folder) as content:
                     _require_output(file, os.fstat(content.fileno()))
-                    stored = send(place.stores, content, place.url, stop)
+                    stored = send(place.stores, content, place.url, stop, policy=self._policy)
             finally:
                 os.close(folder)
         except StoreError as error:
@@ -212,6 +216,7 @@ IN_CODES: dict[type[StoreError], PilotError] = {
     NoSpace: PilotError.NO_LOCAL_SPACE,
     TooLarge: PilotError.SIZE_TOO_LARGE,
     TimedOut: PilotError.STAGE_IN_TIMEOUT,
+    Truncated: PilotError.STAGE_IN_FAILED,
     Unavailable: PilotError.UNREACHABLE_NETWORK,
 }
 OUT_CODES: dict[type[StoreError], PilotError] = {

@@ -72,16 +72,16 @@ class TimedOut(Unavailable):
     """The store answered too slowly, or stopped in the middle."""
 
 
-class Corrupt(StoreError, RetryableError):
-    """What arrived is not what was announced. A further try may bring the right bytes."""
+class Truncated(Unavailable):
+    """Fewer bytes arrived than the store itself announced."""
 
 
-class SizeMismatch(Corrupt):
-    """The number of bytes is not the announced one."""
+class SizeMismatch(StoreError):
+    """The object is whole, and not of the size the caller was told: another try brings the same."""
 
 
-class ChecksumMismatch(Corrupt):
-    """A checksum is not the announced one."""
+class ChecksumMismatch(StoreError, RetryableError):
+    """A checksum is not the announced one. A further try may bring the right bytes; the same wrong ones twice will not."""
 
     def __init__(self, message: str, algorithm: ChecksumAlgorithm) -> None:
         super().__init__(message)

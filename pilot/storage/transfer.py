@@ -36,6 +36,7 @@ from pilot.storage.store import (
     Stores,
     TimedOut,
     TooLarge,
+    Truncated,
 )
 from pilot.storage.urls import shown
 
@@ -133,15 +134,33 @@ def require_free_disk(folder: Path, needed_bytes: int) -> None:
 
 
 def _retried(attempt: Callable[[], T], policy: RetryPolicy, stop: Stop) -> T:
+    seen: set[str] = set()
+
     def once() -> T:
         stop.check()
-        return attempt()
+        try:
+            return attempt()
+        except ChecksumMismatch as error:
+            if str(error) in seen:
+                raise _SameAgain(error) from error
+            seen.add(str(error))
+            raise
 
     try:
         return retry_call(once, policy, stop)
     except RetryableError:
         stop.check()
         raise
+    except _SameAgain as error:
+        raise error.mismatch from error
+
+
+class _SameAgain(Exception):
+    """The same wrong checksum a second time: the object itself is not what it should be, and asking again is waste."""
+
+    def __init__(self, mismatch: ChecksumMismatch) -> None:
+        super().__init__(str(mismatch))
+        self.mismatch = mismatch
 
 
 class _Pace:
@@ -180,7 +199,11 @@ class _Wanted:
         if self.max_bytes is not None and size_bytes > self.max_bytes:
             raise TooLarge(f"{self.url} has more than the {self.max_bytes} bytes allowed")
         if self.size_bytes is not None and size_bytes > self.size_bytes:
-            raise SizeMismatch(f"{self.url} has more than the announced {self.size_bytes} bytes")
+            raise SizeMismatch(f"{self.url} has more than the expected {self.size_bytes} bytes")
+
+    def check_whole(self, size_bytes: int) -> None:
+        if self.size_bytes is not None and size_bytes != self.size_bytes:
+            raise SizeMismatch(f"{self.url} has {size_bytes} bytes, {self.size_bytes} were expected")
 
 
 def _fetch_once(store: Store, url: str, target: Path, wanted: _Wanted, stop: Stop) -> FetchedFile:
@@ -239,6 +262,7 @@ class _PartFile:
         try:
             if announced.size_bytes is not None:
                 self._wanted.check_size(announced.size_bytes)
+                self._wanted.check_whole(announced.size_bytes)
                 require_free_disk(self._target.parent, announced.size_bytes)
         except StoreError as error:
             self.failure = error
@@ -266,10 +290,11 @@ class _PartFile:
             raise _local_error(self._target, error) from error
 
     def verify(self) -> None:
-        """Raise a Corrupt unless size and checksums are what the caller and the store announced."""
-        for expected_bytes in (self._wanted.size_bytes, self._announced.size_bytes):
-            if expected_bytes is not None and expected_bytes != self.size_bytes:
-                raise SizeMismatch(f"{self._wanted.url}: {self.size_bytes} bytes came, {expected_bytes} were announced")
+        """Raise unless size and checksums are what the caller and the store announced."""
+        announced_bytes = self._announced.size_bytes
+        if announced_bytes is not None and announced_bytes != self.size_bytes:
+            raise Truncated(f"{self._wanted.url}: {self.size_bytes} of {announced_bytes} bytes came")
+        self._wanted.check_whole(self.size_bytes)
         _compare(self._wanted.url, self.checksums, (*_one(self._wanted.checksum), *self._announced.checksums))
 
     def publish(self) -> None:
@@ -301,7 +326,7 @@ def _send_once(store: Store, file: BinaryIO, url: str, headers: ObjectHeaders, s
         raise source.failure or error from error
     source.require_all_read()
     if stored.size_bytes is not None and stored.size_bytes != source.size_bytes:
-        raise SizeMismatch(f"{shown(url)} holds {stored.size_bytes} bytes, {source.size_bytes} were sent")
+        raise Truncated(f"{shown(url)} holds {stored.size_bytes} bytes, {source.size_bytes} were sent")
     _compare(shown(url), source.checksums, stored.checksums)
     return StoredFile(url, source.size_bytes, source.checksums.adler32)
 
@@ -368,7 +393,7 @@ class _HashingSource:
     def require_all_read(self) -> None:
         """A store that did not read everything cannot hold everything, whatever it says."""
         if self._hashed_bytes != self._size_bytes:
-            raise SizeMismatch(f"only {self._hashed_bytes} of {self._size_bytes} bytes were sent to {self._url}")
+            raise Truncated(f"only {self._hashed_bytes} of {self._size_bytes} bytes were sent to {self._url}")
 
 
 # --- both -------------------------------------------------------------------------------------------------------------
