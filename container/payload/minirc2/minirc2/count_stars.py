@@ -12,6 +12,7 @@ import sys
 from lsst.daf.butler import Butler, MissingCollectionError, MissingDatasetTypeError
 
 from . import sky
+from .expected_errors import EXPECTED_ERRORS, one_line
 
 
 def metrics_by_patch(repo: str, collection: str) -> dict[int, dict]:
@@ -32,7 +33,11 @@ def main() -> int:
     parser.add_argument("collection")
     parser.add_argument("--at-least", type=int, default=65, metavar="N")
     args = parser.parse_args()
-    found = metrics_by_patch(args.repo, args.collection)
+    try:
+        found = metrics_by_patch(args.repo, args.collection)
+    except EXPECTED_ERRORS as error:
+        print(f"minirc2.count_stars: cannot read {args.repo}: {one_line(error)}", file=sys.stderr)
+        return 1
     good = True
     for patch in sky.PATCHES:
         if patch not in found:

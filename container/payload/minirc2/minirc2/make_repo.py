@@ -20,6 +20,7 @@ from lsst.resources import ResourcePath
 from lsst.sphgeom import ConvexPolygon, LonLat, UnitVector3d
 
 from . import sky
+from .expected_errors import EXPECTED_ERRORS, one_line
 from .instrument import MiniCam
 
 
@@ -37,6 +38,8 @@ def make_repo(root: str, datastore_root: str | None = None, db: str | None = Non
     # An absolute SQLite path lets butler.yaml be copied elsewhere, say to a bucket.
     config["registry", "db"] = db or f"sqlite:///{Path(root).resolve()}/gen3.sqlite3"
     if db and db.startswith("postgresql"):
+        # SQLAlchemy's own choice of driver changed with version 2.1; the image has psycopg2.
+        config["registry", "db"] = db.replace("postgresql://", "postgresql+psycopg2://", 1)
         config["registry", "namespace"] = "minirc2"
     # forceConfigRoot would put the datastore back inside the repository folder.
     Butler.makeRepo(root, config=config, forceConfigRoot=False)
@@ -196,13 +199,19 @@ def main() -> int:
     parser.add_argument("repo", help="a folder that does not exist yet, or is empty")
     parser.add_argument("--datastore-root", help="file path, s3:// or gs:// URI (default: inside the repo)")
     parser.add_argument("--db", help="SQLAlchemy URL of the registry (default: SQLite inside the repo)")
-    parser.add_argument("--visits", type=int, nargs="*", metavar="N", help=f"some of {sorted(sky.DITHERS)} (default: all)")
+    parser.add_argument(
+        "--visits", type=int, nargs="*", metavar="N", help=f"some of {sorted(sky.DITHERS)} (default: all)"
+    )
     args = parser.parse_args()
     if unknown := set(args.visits or ()) - set(sky.DITHERS):
         parser.error(f"no such visit: {sorted(unknown)}; there are {sorted(sky.DITHERS)}")
     if (Path(args.repo) / "butler.yaml").exists():
         parser.error(f"{args.repo} already holds a repository; give a new folder or remove it first")
-    print(make_repo(args.repo, args.datastore_root, args.db, args.visits))
+    try:
+        print(make_repo(args.repo, args.datastore_root, args.db, args.visits))
+    except EXPECTED_ERRORS as error:
+        print(f"minirc2.make_repo: the repository was not made: {one_line(error)}", file=sys.stderr)
+        return 1
     return 0
 
 
