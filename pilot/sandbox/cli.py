@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import base64
+import json
 import os
 import shutil
 import signal
@@ -24,7 +25,7 @@ from pilot.sandbox.submission import BadSubmission, read_submission
 from pilot.sandbox.world import StateFolderBusy, World
 
 DEFAULT_STATE = "~/.local/state/pilot-sandbox"
-_ENDS = (signal.SIGTERM, signal.SIGINT)
+_ENDS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -78,15 +79,15 @@ def _run(options: argparse.Namespace) -> int:
     command = options.command[1:] if options.command[:1] == ["--"] else options.command
     if command and shutil.which(command[0]) is None:
         return _complain(f"There is no command {command[0]}.", 127)
-    entries = [entry for file in options.submit for entry in [read_submission(file.read_text(), str(file))]]
+    submissions = [read_submission(file.read_text(), str(file)) for file in options.submit]
     ending = threading.Event()
     # Before the world starts, so that a signal during the start ends it in good order.
     runner = _Runner(ending)
     for number in _ENDS:
         signal.signal(number, runner.on_signal)
     with World(options.state, apis=options.apis, time_scale=options.time_scale) as world:
-        for jobs in entries:
-            world.dispatcher.submit(jobs)
+        for entries in submissions:
+            world.dispatcher.submit(entries)
         if options.hello:
             world.sandbox.submit([_hello()])
         _announce(world)
@@ -116,6 +117,9 @@ class _Runner:
         self._child = subprocess.Popen(
             ["setpriv", "--pdeathsig", "KILL", *command], env=environment, stdin=subprocess.DEVNULL, process_group=0
         )
+        if self._ending.is_set():
+            # A signal came between the start and the line that makes the command known.
+            self._child.terminate()
         code = self._child.wait()
         return code if code >= 0 else 128 - code
 
@@ -141,9 +145,8 @@ def _hello() -> dict[str, Any]:
 
 def _submit(options: argparse.Namespace) -> int:
     text = options.file.read_text()
+    # Checked here as well, so that the sentence names the file.
     read_submission(text, str(options.file))
-    import json
-
     with Sandbox(options.state) as sandbox:
         for panda_id in sandbox.submit(json.loads(text)):
             print(panda_id)

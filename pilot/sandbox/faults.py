@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -19,6 +20,7 @@ KINDS = {
     "slow": "answer rightly after `delay_s`",
     "drip": "answer rightly, one byte each `delay_s`",
     "huge": "answer 200 with `size_bytes` of blanks",
+    "database": "answer that the database failed and nothing was stored (StatusCode 30)",
     "truncated": "answer rightly with half of the body and cut the connection",
 }
 _ALIASES = {"reset-before": ("reset", False), "reset-after-commit": ("reset", True)}
@@ -41,14 +43,10 @@ class Fault:
     delay_s: float = 3600.0
     size_bytes: int = 1024 * 1024
 
-    def matches(self, request: Request) -> bool:
-        return (
-            self.path in request.path
-            and self.server in ("", request.server)
-            and (not self.contains or self.contains.encode() in request.body)
-        )
+    def matches(self, request: Request, text: str) -> bool:
+        return self.path in request.path and self.server in ("", request.server) and self.contains in text
 
-    def answer(self, right: Answer | None) -> Answer:
+    def answer(self, request: Request, right: Answer | None) -> Answer:
         """The wrong answer, made from the right one where there is one."""
         if self.kind == "hang":
             return Answer(200, delay_s=self.delay_s, reset=True)
@@ -60,6 +58,8 @@ class Fault:
             return Answer.text(self.status, _HTML, "text/html")
         if self.kind == "empty":
             return Answer(200)
+        if self.kind == "database":
+            return _database_error(request)
         if self.kind == "huge":
             return Answer(200, b" " * self.size_bytes)
         if right is None:
@@ -85,6 +85,15 @@ def make_fault(kind: str, **options: Any) -> Fault:
         raise ValueError(f"Fault {kind}: {error}.") from None
 
 
+def _database_error(request: Request) -> Answer:
+    failed = {"StatusCode": 30}
+    if request.path.startswith("/api/"):
+        return Answer.text(200, json.dumps({"success": True, "message": "Database error", "data": failed}))
+    if request.header("Accept") == "application/json":
+        return Answer.text(200, json.dumps(failed), "application/json")
+    return Answer.text(200, "StatusCode=30")
+
+
 class Faults:
     """The faults to come, first in first served."""
 
@@ -104,11 +113,11 @@ class Faults:
         with self._lock:
             return [asdict(fault) for fault in self._pending]
 
-    def take(self, request: Request) -> Fault | None:
-        """The fault for this request, used up by one; None when it shall go right."""
+    def take(self, request: Request, text: str) -> Fault | None:
+        """The fault for this request with the decoded body `text`, used up by one; None when it shall go right."""
         with self._lock:
             for i, fault in enumerate(self._pending):
-                if not fault.matches(request):
+                if not fault.matches(request, text):
                     continue
                 if fault.skip:
                     self._pending[i] = replace(fault, skip=fault.skip - 1)

@@ -20,6 +20,7 @@ from pilot.sandbox.certs import dn_of_peer
 
 LARGEST_BODY_BYTES = 256 * 1024 * 1024
 IDLE_TIMEOUT_S = 120.0
+JOIN_TIMEOUT_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +61,9 @@ Route = Callable[[Request], Answer]
 class Listener:
     """One port on loopback serving `route`. `start` binds; `down` closes the port and every connection; `stop` ends it."""
 
-    def __init__(self, name: str, route: Route, context: ssl.SSLContext | None) -> None:
+    def __init__(self, name: str, route: Route, context: ssl.SSLContext | None, port: int = 0) -> None:
         self.name = name
-        self.port = 0
+        self.port = port
         self._route = route
         self._context = context
         self._server: _Server | None = None
@@ -78,7 +79,7 @@ class Listener:
         return self._server is not None
 
     def start(self) -> None:
-        """Bind (to the former port, if there was one) and serve in a thread of its own."""
+        """Bind, to the former port if there was one, and serve in a thread of its own."""
         with self._lock:
             if self._server is not None:
                 return
@@ -102,12 +103,9 @@ class Listener:
             server.server_close()
 
 
-class _Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
+class _Server(socketserver.TCPServer):
     allow_reuse_address = True
     request_queue_size = 128
-    daemon_threads = True
-    # server_close joins the handler threads; cut_connections ends what they wait for first.
-    block_on_close = True
 
     def __init__(self, address: tuple[str, int], name: str, route: Route, context: ssl.SSLContext | None) -> None:
         self.name = name
@@ -115,6 +113,7 @@ class _Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
         self.context = context
         self.cut = threading.Event()
         self._open: set[socket.socket] = set()
+        self._threads: set[threading.Thread] = set()
         self._open_lock = threading.Lock()
         super().__init__(address, _Handler)
 
@@ -126,6 +125,26 @@ class _Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
         with self._open_lock:
             self._open.add(connection)
         return connection, address
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """One daemon thread per connection, joined by `cut_connections`."""
+        thread = threading.Thread(
+            target=self._serve, args=(request, client_address), name=f"sandbox-{self.name}-connection", daemon=True
+        )
+        with self._open_lock:
+            self._threads.add(thread)
+        thread.start()
+
+    def _serve(self, request: Any, client_address: Any) -> None:
+        try:
+            self.finish_request(request, client_address)
+        except OSError:
+            # Broken handshakes and cut connections are everyday here. Anything else is a fault of ours and shows itself.
+            pass
+        finally:
+            self.shutdown_request(request)
+            with self._open_lock:
+                self._threads.discard(threading.current_thread())
 
     def shutdown_request(self, request: Any) -> None:
         with self._open_lock:
@@ -141,9 +160,9 @@ class _Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
                     socket.socket.shutdown(connection, socket.SHUT_RDWR)
                 except OSError:
                     pass
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Broken handshakes and cut connections are everyday here."""
+            threads = list(self._threads)
+        for thread in threads:
+            thread.join(JOIN_TIMEOUT_S)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -187,7 +206,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _read_body(self) -> bytes | None:
         if self.headers.get("Transfer-Encoding", "").lower() == "chunked":
             return self._read_chunks()
-        length = int(self.headers.get("Content-Length") or 0)
+        announced = self.headers.get("Content-Length") or "0"
+        length = int(announced) if announced.isdecimal() else -1
         if not 0 <= length <= LARGEST_BODY_BYTES:
             return None
         body = self.rfile.read(length)

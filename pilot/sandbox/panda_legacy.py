@@ -206,8 +206,8 @@ class PandaLegacy:
         return call.answer({"StatusCode": SUCCESS if known else FAILED})
 
     def _put_file(self, call: _Call) -> Answer:
-        result = self._uploads.store(call.given, call.caller)
-        return Answer.text(200, "True" if result["success"] else f"ERROR : {result['message']}")
+        refusal = self._uploads.store(call.given, call.caller)
+        return Answer.text(200, f"ERROR : {refusal}" if refusal else "True")
 
 
 def forbidden(method: str) -> Answer:

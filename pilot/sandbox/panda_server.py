@@ -85,22 +85,22 @@ class PandaServer:
 
     def _recorded(self, request: Request) -> Answer:
         """Answer with an entry in the ledger and the fault that is due."""
-        fault = self._faults.take(request)
+        text = decoded_body(request)
+        fault = self._faults.take(request, text)
         path = f"{request.path}?{request.query}" if request.query else request.path
         seq = self._db.open_entry(
             server=request.server,
             method=request.method,
             path=path,
-            caller=request.dn,
-            body=decoded_body(request),
+            caller=request.dn or ("bearer token" if request.header("Authorization") else None),
+            body=text,
             fault=fault.kind if fault else None,
         )
         right = self._routed(request) if fault is None or fault.commit else None
         committed = time.time() if right else None
-        answer = right if fault is None and right is not None else None
-        if answer is None and fault is not None:
-            answer = fault.answer(right)
-        assert answer is not None  # noqa: S101  without a fault there is always the right answer
+        answer = fault.answer(request, right) if fault else right
+        if answer is None:
+            raise AssertionError("without a fault there is always the right answer")
         shown = (right or answer).body[:LARGEST_LEDGER_TEXT].decode("utf-8", "replace")
         self._db.complete_entry(seq, committed=committed, status=answer.status, answer=shown)
         return answer

@@ -136,7 +136,7 @@ class PandaV1:
             "creds/get_user_secrets": _Method(lambda *_: "{}", _parameters("keys:str"), "GET", production=False),
             "system/is_alive": _Method(lambda *_: None, verb="GET", secure=False, production=False),
             "system/get_user_attributes": _Method(_attributes, verb="GET", secure=False, production=False),
-            "file_server/upload_cache_file": _Method(lambda *_: None, _parameters("file:any!"), production=False),
+            "file_server/upload_cache_file": _Method(self._upload, _parameters("file:any!"), production=False),
         }
 
     def handle(self, request: Request, caller: Caller) -> Answer:
@@ -147,8 +147,6 @@ class PandaV1:
             return Answer.text(403, f"ERROR : method {name} is forbidden")
         try:
             arguments = _arguments(request)
-            if module == "file_server":
-                return self._wire(request, self._uploads.store(arguments, caller))
             return self._wire(request, self._run(found, request.method, caller, arguments))
         except _ServerError as error:
             return Answer.text(500, str(error))
@@ -244,6 +242,11 @@ class PandaV1:
         if not note_worker(self._db, given["harvester_id"], given["worker_id"], given["status"], given["node_id"]):
             raise _Refused("Failed to update worker status")
         return None
+
+    def _upload(self, caller: Caller, given: dict[str, Any]) -> Any:
+        refusal = self._uploads.store(given, caller)
+        if refusal:
+            raise _Refused(refusal)
 
     # operators
 

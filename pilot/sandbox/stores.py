@@ -25,12 +25,12 @@ class StoreUnavailable(RuntimeError):
 class Stores:
     """Two child processes; they die with this process, whatever happens to it."""
 
-    def __init__(self, folder: Path, log: Path) -> None:
+    def __init__(self, folder: Path, former_ports: Mapping[str, int]) -> None:
         self._folder = folder
-        self._log = log
+        self._log = folder / "servers.log"
         self._children: list[subprocess.Popen[bytes]] = []
-        self.s3_port = free_port()
-        self.gcs_port = free_port()
+        self.s3_port = port_or_free(former_ports.get("s3"))
+        self.gcs_port = port_or_free(former_ports.get("gcs"))
 
     @property
     def s3_url(self) -> str:
@@ -39,6 +39,10 @@ class Stores:
     @property
     def gcs_url(self) -> str:
         return f"https://localhost:{self.gcs_port}"
+
+    @property
+    def ports(self) -> dict[str, int]:
+        return {"s3": self.s3_port, "gcs": self.gcs_port}
 
     @property
     def pids(self) -> list[int]:
@@ -118,10 +122,14 @@ class Stores:
         self._children.clear()
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def port_or_free(wanted: int | None) -> int:
+    """The wanted port when nobody has it, else a free one."""
+    for port in (wanted or 0, 0):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("127.0.0.1", port))
+            return int(probe.getsockname()[1])
+    raise StoreUnavailable("There is no free port on 127.0.0.1.")
 
 
 def _rclone() -> Path:

@@ -162,8 +162,8 @@ class Google:
         if request.header("Metadata-Flavor") != "Google":
             return Answer.text(403, "Missing Metadata-Flavor:Google header.\n")
         path = request.path.removeprefix("/computeMetadata/v1/").rstrip("/")
-        if re_account := path.partition("instance/service-accounts/")[2]:
-            return self._account(re_account.partition("/")[2], flavor)
+        if account := path.partition("instance/service-accounts/")[2]:
+            return self._account(account.partition("/")[2], flavor)
         texts = {
             "instance/preempted": "TRUE" if self.preempted else "FALSE",
             "instance/id": "1234567890123456789",

@@ -47,14 +47,13 @@ class Uploads:
         self._folder = folder
         folder.mkdir(parents=True, exist_ok=True)
 
-    def store(self, fields: dict[str, Any], caller: Caller) -> dict[str, Any]:
-        """Keep the field `file`; gives the v1 answer dictionary. Refusals are HTTP 200 with success false."""
+    def store(self, fields: dict[str, Any], caller: Caller) -> str | None:
+        """Keep the field `file`; None, or the sentence of a refusal."""
         refusal = self._refusal(fields.get("file"), caller)
-        if refusal:
-            return {"success": False, "message": refusal, "data": None}
-        file: UploadedFile = fields["file"]
-        (self._folder / file.name).write_bytes(file.content)
-        return {"success": True, "message": "", "data": None}
+        if refusal is None:
+            file: UploadedFile = fields["file"]
+            (self._folder / file.name).write_bytes(file.content)
+        return refusal
 
     def _refusal(self, file: object, caller: Caller) -> str | None:
         if caller.dn is None or caller.is_limited:

@@ -22,10 +22,10 @@ from pilot.sandbox.control_server import ControlServer
 from pilot.sandbox.cric_server import DATA_BUCKET, LOG_BUCKET, TRANSFORM_BUCKET, Cric
 from pilot.sandbox.dispatcher import Dispatcher
 from pilot.sandbox.faults import Faults
-from pilot.sandbox.http_server import Listener, Request, server_context
+from pilot.sandbox.http_server import Listener, server_context
 from pilot.sandbox.panda_db import PandaDb
 from pilot.sandbox.panda_server import PandaServer
-from pilot.sandbox.stores import Stores
+from pilot.sandbox.stores import Stores, port_or_free
 from pilot.sandbox.tokens import Google, Issuer
 from pilot.sandbox.upload import Uploads
 
@@ -40,6 +40,7 @@ class StateFolderBusy(RuntimeError):
 class World:
     """A running sandbox: `with World(folder) as world: ...`.
 
+    The attribute `sandbox` is the client with which tests submit, kill, and order faults.
     `apis` is "both", "v1" or "legacy". `time_scale` 60 makes a server minute a second. `adder_delay_s` is in server
     seconds; None runs the Adder only when `run_adder` is called. `stores=False` leaves the object stores out.
     """
@@ -78,7 +79,7 @@ class World:
         self.callers = Callers(self.issuer)
         self.dispatcher = Dispatcher(self.db, self.cric.queue_status, self._wake.set)
         self._adder = Adder(self.db, delay_s=self._adder_delay_s or 0.0, time_scale=self.time_scale)
-        self._stores = Stores(self.state_dir, self.state_dir / "servers.log") if stores else None
+        self._stores = Stores(self.state_dir, _former_ports(self.state_dir)) if stores else None
         self.panda: PandaServer = PandaServer(
             self.db,
             self.dispatcher,
@@ -124,13 +125,10 @@ class World:
         folder = self.state_dir
         context = server_context(str(folder / "server.crt"), str(folder / "server.key"), str(self.ca_path))
         answer = self.panda.answer
-        self.listeners = {
-            "panda": Listener("panda", answer, context),
-            "cric": Listener("cric", answer, context),
-            "google": Listener("google", answer, context),
-            # Without TLS: the metadata server, the operator's control calls, and the monitor page for browsers.
-            "plain": Listener("plain", answer, None),
-        }
+        # The plain one has no TLS: the metadata server, the operator's control calls, the monitor page for browsers.
+        tls = {"panda": context, "cric": context, "google": context, "plain": None}
+        ports = _former_ports(folder)
+        self.listeners = {name: Listener(name, answer, tls[name], port_or_free(ports.get(name))) for name in tls}
         for listener in self.listeners.values():
             self._stack.callback(listener.down)
             listener.start()
@@ -140,6 +138,7 @@ class World:
             self._stack.callback(self._stores.stop)
             self._stores.start(folder / "server.crt", folder / "server.key", keys["access_key"], keys["secret_key"])
         self._write_files()
+        self.sandbox = self._stack.enter_context(Sandbox(folder))
         if self._adder_delay_s is not None:
             thread = threading.Thread(target=self._run_adder, name="sandbox-adder", daemon=True)
             thread.start()
@@ -207,11 +206,6 @@ class World:
     def metadata_host(self) -> str:
         return f"localhost:{self.listeners['plain'].port}"
 
-    @property
-    def sandbox(self) -> Sandbox:
-        """The client for tests and the command line, bound to this world."""
-        return Sandbox(self.state_dir)
-
     # faults of whole servers
 
     def take_down(self, name: str, seconds: float | None) -> None:
@@ -261,6 +255,7 @@ class World:
         (folder / "sandbox.json").write_text(json.dumps(self._description(), indent=1))
 
     def _description(self) -> dict[str, Any]:
+        store_ports = self._stores.ports if self._stores else {}
         return {
             "server": self.server_url,
             "cric": self.cric_url,
@@ -272,11 +267,20 @@ class World:
             "control": self.plain_url,
             "metadata_host": self.metadata_host,
             "transforms": self.transforms_url,
-            "ports": {name: listener.port for name, listener in self.listeners.items()},
+            "ports": {**{name: listener.port for name, listener in self.listeners.items()}, **store_ports},
             "pids": [os.getpid(), *(self._stores.pids if self._stores else [])],
             "settings": str(self.state_dir / "pilot.yaml"),
             "time_scale": self.time_scale,
         }
+
+
+def _former_ports(folder: Path) -> dict[str, int]:
+    """The ports of the last run in this folder, wanted again so that links of old jobs stay alive."""
+    try:
+        ports: dict[str, int] = json.loads((folder / "sandbox.json").read_text())["ports"]
+    except (OSError, ValueError, KeyError):
+        return {}
+    return ports
 
 
 @contextlib.contextmanager
@@ -292,6 +296,3 @@ def _locked(path: Path) -> Any:
         yield
     finally:
         stream.close()
-
-
-__all__ = ["Request", "StateFolderBusy", "World"]
