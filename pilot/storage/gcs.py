@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 from typing import Any
+from urllib.parse import quote
 
 import google.auth.exceptions
 import requests
@@ -44,8 +45,9 @@ from pilot.storage.store import (
     Unavailable,
     Untrusted,
 )
-from pilot.storage.urls import object_name, shown
+from pilot.storage.urls import ObjectName, object_name, shown
 
+BLOCK_BYTES = 1 << 20
 TIMEOUTS_S = (5.0, 30.0)  # to connect, and between two bytes
 UPLOAD_CHUNK_BYTES = 16 << 20  # of a resumable upload (above 8 MiB); held in memory
 DEFAULT_ENDPOINT = "https://storage.googleapis.com"
@@ -74,9 +76,13 @@ class GcsStore:
         self._lock = Lock()
 
     def download(self, url: str, sink: Sink) -> None:
-        with _errors(url):
-            # raw: a gzip-encoded object comes as it is stored, which is what its size and checksums describe.
-            self._blob(url).download_to_file(sink, raw_download=True, checksum="crc32c", timeout=TIMEOUTS_S, retry=None)
+        # Not through the client: it reads in blocks of 8 KiB, each waited for whole, so that a trickling peer is not seen.
+        with _errors(url), self._get(url) as response:
+            if response.status_code != 200:
+                raise _from_status(url, response.status_code, response.reason, response)
+            sink.expect(_announced(response))
+            while block := response.raw.read1(BLOCK_BYTES, decode_content=False):
+                sink.write(block)
 
     def upload(self, source: Source, url: str, headers: ObjectHeaders) -> StoredObject:
         with _errors(url):
@@ -105,10 +111,27 @@ class GcsStore:
                 self._client.close()
             self._client = None
 
-    def _blob(self, url: str, chunk_bytes: int | None = None) -> Any:
+    def _get(self, url: str) -> requests.Response:
+        """The object as it is stored: accepting gzip keeps Google from unpacking what is kept packed."""
+        name = self._name(url)
+        media = f"/download/storage/v1/b/{quote(name.bucket, safe='')}/o/{quote(name.key, safe='')}?alt=media"
+        session: requests.Session = self._current_client()._http
+        return session.get(
+            self._options.endpoint.rstrip("/") + media,
+            headers={"Accept-Encoding": "gzip"},
+            timeout=TIMEOUTS_S,
+            allow_redirects=False,
+            stream=True,
+        )
+
+    def _name(self, url: str) -> ObjectName:
         name = object_name(url, self._options.endpoint)
         if name is None:
             raise BadUrl(f"{shown(url)} names no bucket and object (gs://bucket/object)")
+        return name
+
+    def _blob(self, url: str, chunk_bytes: int | None = None) -> Any:
+        name = self._name(url)
         return self._current_client().bucket(name.bucket).blob(name.key, chunk_size=chunk_bytes)
 
     def _current_client(self) -> Any:
@@ -160,6 +183,17 @@ class _BlockwiseAdapter(HTTPAdapter):
         return super().send(request, *args, **kwargs)
 
 
+def _announced(response: requests.Response) -> StoredObject:
+    """What the headers of a download say: the stored size, and the crc32c of ``x-goog-hash``."""
+    text = response.headers.get("content-length", "")
+    checksums: list[Checksum] = []
+    for part in response.headers.get("x-goog-hash", "").split(","):
+        algorithm, _equals, digest = part.strip().partition("=")
+        if algorithm == "crc32c" and (crc32c := from_base64("crc32c", digest)):
+            checksums.append(crc32c)
+    return StoredObject(int(text) if text.isdecimal() else None, tuple(checksums))
+
+
 def _described(blob: Any) -> StoredObject:
     crc32c = from_base64("crc32c", blob.crc32c or "")
     checksums: tuple[Checksum, ...] = (crc32c,) if crc32c and blob.crc32c else ()
@@ -176,16 +210,15 @@ def _errors(url: str) -> Iterator[None]:
             f"{shown(url)}: the bytes do not have the crc32c the store announced", "crc32c"
         ) from error
     except api_errors.GoogleAPICallError as error:
-        raise _from_answer(url, error) from error
+        raise _from_status(url, int(error.code or 0), error.message, error.response) from error
     except google.auth.exceptions.GoogleAuthError as error:
         raise _from_auth(url, error) from error
     except (requests.exceptions.RequestException, urllib3.exceptions.HTTPError, ConnectionError) as error:
         raise _from_transport(url, error) from error
 
 
-def _from_answer(url: str, error: api_errors.GoogleAPICallError) -> StoreError:
-    status = int(error.code or 0)
-    said = f"{shown(url)}: the store answered {status}: {_first_line(error.message)}"
+def _from_status(url: str, status: int, message: str, response: Any) -> StoreError:
+    said = f"{shown(url)}: the store answered {status}: {_first_line(message)}"
     known: dict[int, Callable[[str], StoreError]] = {
         401: AccessRefused,
         403: AccessRefused,
@@ -198,7 +231,7 @@ def _from_answer(url: str, error: api_errors.GoogleAPICallError) -> StoreError:
     if status == 400 and "crc32c" in said.lower():
         return ChecksumMismatch(said, "crc32c")
     if status in RETRYABLE_HTTP_STATUSES or status >= 500:
-        return Unavailable(said, _retry_after_s(error.response))
+        return Unavailable(said, _retry_after_s(response))
     return Refused(said)
 
 
@@ -219,7 +252,7 @@ def _from_auth(url: str, error: google.auth.exceptions.GoogleAuthError) -> Store
 def _from_transport(url: str, error: Exception) -> StoreError:
     if _has_cause(error, (requests.exceptions.SSLError, urllib3.exceptions.SSLError)):
         return Untrusted(f"{shown(url)}: the store failed TLS verification: {_first_line(str(error))}")
-    if _has_cause(error, (requests.exceptions.Timeout, urllib3.exceptions.TimeoutError, TimeoutError)):
+    if _has_cause(error, (requests.exceptions.Timeout, urllib3.exceptions.ReadTimeoutError, TimeoutError)):
         return TimedOut(f"{shown(url)}: the store did not answer in time")
     return Unavailable(f"{shown(url)}: the connection failed: {_first_line(str(error))}")
 

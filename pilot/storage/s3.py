@@ -223,7 +223,7 @@ def _errors(url: str) -> Iterator[None]:
     except (
         botocore.exceptions.ConnectTimeoutError,
         botocore.exceptions.ReadTimeoutError,
-        urllib3.exceptions.TimeoutError,
+        urllib3.exceptions.ReadTimeoutError,
         TimeoutError,
     ) as error:
         raise TimedOut(f"{shown(url)}: the store did not answer in time") from error

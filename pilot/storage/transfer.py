@@ -42,9 +42,18 @@ from pilot.storage.urls import shown
 
 T = TypeVar("T")
 
-SLOW_BYTES_PER_S = 1024
-SLOW_FOR_S = 30.0  # a transfer below SLOW_BYTES_PER_S for this long is given up
 SPARE_DISK_BYTES = 16 << 20  # left free on a disk we write to, so that logs and the journal can still be written
+
+
+@dataclass(frozen=True, slots=True)
+class Slowest:
+    """A transfer that stays below ``bytes_per_s`` for ``for_s`` seconds is given up."""
+
+    bytes_per_s: int = 1024
+    for_s: float = 30.0
+
+
+SLOWEST = Slowest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +75,7 @@ def fetch(
     size_bytes: int | None = None,
     max_bytes: int | None = None,
     policy: RetryPolicy = TRANSFER,
+    slowest: Slowest = SLOWEST,
 ) -> FetchedFile:
     """Download ``url`` (gs, s3, https, file or an absolute path) to ``target``, whose folder exists.
 
@@ -76,7 +86,7 @@ def fetch(
     if size_bytes is not None and max_bytes is not None and size_bytes > max_bytes:
         raise TooLarge(f"{shown(url)} has {size_bytes} bytes, more than the {max_bytes} allowed")
     require_free_disk(target.parent, size_bytes or 0)
-    wanted = _Wanted(shown(url), checksum, size_bytes, max_bytes)
+    wanted = _Wanted(shown(url), checksum, size_bytes, max_bytes, slowest)
     return _retried(lambda: _fetch_once(store, url, target, wanted, stop), policy, stop)
 
 
@@ -88,6 +98,7 @@ def send(
     *,
     headers: ObjectHeaders | None = None,
     policy: RetryPolicy = TRANSFER,
+    slowest: Slowest = SLOWEST,
 ) -> StoredFile:
     """Upload a file, replacing what is there, and verify it by what the store then says of it.
 
@@ -95,11 +106,16 @@ def send(
     file, which stays open. The bytes there are now are sent; a file that grows meanwhile is fine (a log), one that
     shrinks is an error. Raises a StoreError, or Stopped.
     """
-    store = stores.for_url(url)
     if isinstance(source, Path):
         with open_regular(source) as file:
-            return _retried(lambda: _send_once(store, file, url, headers or ObjectHeaders(), stop), policy, stop)
-    return _retried(lambda: _send_once(store, source, url, headers or ObjectHeaders(), stop), policy, stop)
+            return send(stores, file, url, stop, headers=headers, policy=policy, slowest=slowest)
+    store = stores.for_url(url)
+
+    def attempt() -> StoredFile:
+        content = _HashingSource(source, shown(url), store.upload_checksum, slowest, stop)
+        return _send_once(store, content, url, headers or ObjectHeaders())
+
+    return _retried(attempt, policy, stop)
 
 
 def open_regular(path: Path | str, dir_fd: int | None = None) -> BinaryIO:
@@ -166,8 +182,8 @@ class _SameAgain(Exception):
 class _Pace:
     """Gives up a transfer that trickles: a peer that sends a byte now and then keeps every socket time-out at bay."""
 
-    def __init__(self, url: str) -> None:
-        self._url = url
+    def __init__(self, url: str, slowest: Slowest) -> None:
+        self._url, self._slowest = url, slowest
         self._since_s: float | None = None
         self._moved_bytes = 0
 
@@ -176,9 +192,9 @@ class _Pace:
         if self._since_s is None:
             self._since_s = now_s
         self._moved_bytes += size_bytes
-        if now_s - self._since_s < SLOW_FOR_S:
+        if now_s - self._since_s < self._slowest.for_s:
             return
-        if self._moved_bytes < SLOW_BYTES_PER_S * SLOW_FOR_S:
+        if self._moved_bytes < self._slowest.bytes_per_s * self._slowest.for_s:
             raise TimedOut(f"{self._url} moved only {self._moved_bytes} bytes in {now_s - self._since_s:.0f} s")
         self._since_s, self._moved_bytes = now_s, 0
 
@@ -194,6 +210,7 @@ class _Wanted:
     checksum: Checksum | None
     size_bytes: int | None
     max_bytes: int | None
+    slowest: Slowest
 
     def check_size(self, size_bytes: int) -> None:
         if self.max_bytes is not None and size_bytes > self.max_bytes:
@@ -211,7 +228,9 @@ def _fetch_once(store: Store, url: str, target: Path, wanted: _Wanted, stop: Sto
         try:
             store.download(url, part)
         except StoreError as error:
-            raise part.failure or error from error
+            if part.failure is not None:
+                raise part.failure from error
+            raise
         part.verify()
         part.publish()
         return FetchedFile(target, part.size_bytes, part.checksums.adler32)
@@ -222,7 +241,7 @@ class _PartFile:
 
     def __init__(self, target: Path, wanted: _Wanted, stop: Stop) -> None:
         self._target, self._wanted, self._stop = target, wanted, stop
-        self._pace = _Pace(wanted.url)
+        self._pace = _Pace(wanted.url, wanted.slowest)
         self._announced = StoredObject()
         self._name = f".{secrets.token_hex(8)}.part"
         self._folder = self._file = -1
@@ -318,12 +337,13 @@ def _checksums_for(wanted: Checksum | None, announced: tuple[Checksum, ...]) -> 
 # --- up ---------------------------------------------------------------------------------------------------------------
 
 
-def _send_once(store: Store, file: BinaryIO, url: str, headers: ObjectHeaders, stop: Stop) -> StoredFile:
-    source = _HashingSource(file, url, store.upload_checksum, stop)
+def _send_once(store: Store, source: _HashingSource, url: str, headers: ObjectHeaders) -> StoredFile:
     try:
         stored = store.upload(source, url, headers)
     except StoreError as error:
-        raise source.failure or error from error
+        if source.failure is not None:
+            raise source.failure from error
+        raise
     source.require_all_read()
     if stored.size_bytes is not None and stored.size_bytes != source.size_bytes:
         raise Truncated(f"{shown(url)} holds {stored.size_bytes} bytes, {source.size_bytes} were sent")
@@ -334,11 +354,10 @@ def _send_once(store: Store, file: BinaryIO, url: str, headers: ObjectHeaders, s
 class _HashingSource:
     """The Source of an upload: the bytes a file had when the upload began, hashed as they are read from the start."""
 
-    def __init__(self, file: BinaryIO, url: str, algorithm: ChecksumAlgorithm, stop: Stop) -> None:
-        self._file, self._stop, self._algorithm = file, stop, algorithm
-        self._url = shown(url)
-        self._pace = _Pace(self._url)
-        self._size_bytes = os.fstat(file.fileno()).st_size
+    def __init__(self, file: BinaryIO, url: str, algorithm: ChecksumAlgorithm, slowest: Slowest, stop: Stop) -> None:
+        self._file, self._url, self._algorithm, self._stop = file, url, algorithm, stop
+        self._pace = _Pace(url, slowest)
+        self._size_bytes = file.seek(0, os.SEEK_END)
         self._hashed_bytes = 0
         self.checksums = self._fresh()
         self.failure: BaseException | None = None

@@ -107,7 +107,7 @@ def _errors(url: str) -> Iterator[None]:
         yield
     except (requests.exceptions.SSLError, urllib3.exceptions.SSLError) as error:
         raise Untrusted(f"{shown(url)}: the server failed TLS verification") from error
-    except (requests.exceptions.Timeout, urllib3.exceptions.TimeoutError, TimeoutError) as error:
+    except (requests.exceptions.Timeout, urllib3.exceptions.ReadTimeoutError, TimeoutError) as error:
         raise TimedOut(f"{shown(url)}: the server did not answer in time") from error
     except (requests.exceptions.InvalidURL, UnicodeError) as error:
         raise BadUrl(f"{shown(url)} is not a URL") from error

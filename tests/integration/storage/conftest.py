@@ -49,7 +49,7 @@ def tls(tmp_path_factory: pytest.TempPathFactory) -> Tls:
 def store_servers(tls: Tls, tmp_path_factory: pytest.TempPathFactory) -> Iterator[StoreServers]:
     """rclone's S3 and fake-gcs-server, with the buckets ``inputs`` and ``outputs`` in each."""
     folder = tmp_path_factory.mktemp("stores")
-    servers = StoreServers(folder, folder / "servers.log")
+    servers = StoreServers(folder, {})
     servers.make_buckets(("inputs", "outputs"), ("inputs", "outputs"))
     servers.start(tls.chain, tls.key, ACCESS_KEY, SECRET_KEY)
     yield servers

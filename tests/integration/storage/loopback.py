@@ -6,6 +6,7 @@ import socket
 import ssl
 import struct
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -24,7 +25,7 @@ class Recorded:
 @dataclass(frozen=True)
 class Reply:
     """``cut``: send only so many bytes of the body, then close; ``reset``: close with a TCP reset; ``stall``: wait for it
-    before the rest is sent."""
+    before the rest is sent; ``trickle``: a byte now and then, for as long as somebody listens."""
 
     status: int = 200
     body: bytes = b""
@@ -32,6 +33,7 @@ class Reply:
     cut: int | None = None
     reset: bool = False
     stall: threading.Event | None = None
+    trickle: bool = False
 
 
 Answer = Callable[[Recorded], Reply]
@@ -80,6 +82,10 @@ def serving(answer: Answer, certificate: tuple[Path, Path] | None = None) -> Ite
                 self.send_header(name, text)
             self.end_headers()
             body = reply.body if self.command != "HEAD" else b""
+            if reply.trickle:
+                for byte in body:
+                    self.wfile.write(bytes([byte]))
+                    time.sleep(0.01)
             cut = len(body) if reply.cut is None else reply.cut
             self.wfile.write(body[:cut])
             self.wfile.flush()
