@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PYTEST := $(BIN)/pytest -q -p no:cacheprovider
+# On a terminal the demo keeps its servers up until Ctrl-C, so that the links can be clicked.
+KEEP := $(shell [ -t 0 ] && [ -z "$$CI" ] && echo --keep)
 SOURCES := pilot tests scripts
 
 .PHONY: help setup demo demo-quick test test-unit test-integration test-e2e lint type fmt bench lock clean
@@ -24,10 +26,10 @@ $(STAMP): requirements.lock pyproject.toml
 	@touch $(STAMP)
 
 demo: setup ## a PanDA world on this machine: 18 real pipetask jobs, run in Apptainer, with links to their logs
-	@image=$$(scripts/build-payload-image) && $(BIN)/pilot-sandbox demo --image "$$image"
+	@image=$$(scripts/build-payload-image) && $(BIN)/pilot-sandbox demo --image "$$image" $(KEEP)
 
 demo-quick: setup ## the same with two jobs
-	@image=$$(scripts/build-payload-image) && $(BIN)/pilot-sandbox demo --image "$$image" --quick
+	@image=$$(scripts/build-payload-image) && $(BIN)/pilot-sandbox demo --image "$$image" --quick $(KEEP)
 
 test: setup lint type ## everything: lint, types, unit, contract, integration and end-to-end tests
 	@scripts/prepare-machine postgresql

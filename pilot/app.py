@@ -21,6 +21,8 @@ from pilot.jobrun import JobParts
 from pilot.logs.upload import PublicLogs
 from pilot.panda.auth import Credentials, TokenCredentials, X509Credentials
 from pilot.panda.client import PandaClient
+from pilot.payload.apptainer import Bind
+from pilot.payload.runtime import PayloadConfig, PayloadRunner
 from pilot.ports import Acquired
 from pilot.runtime.clock import utc_now
 from pilot.runtime.events import redactor, start_logging
@@ -148,8 +150,25 @@ def _logs(settings: Settings, queue: Queue, stores: Stores, cric: CricClient, st
     )
 
 
-def _payload(settings: Settings, queue: Queue, stores: Stores) -> Any:
-    raise NotImplementedError
+def _payload(settings: Settings, queue: Queue, stores: Stores) -> PayloadRunner:
+    of_queue = settings.queue_settings
+    config = PayloadConfig(
+        queue=queue,
+        image_cache=settings.image_cache,
+        transforms=settings.workdir / "transforms",
+        runtime=cast(Literal["auto", "apptainer", "plain"], settings.runtime),
+        image=settings.image,
+        queue_image=of_queue.image,
+        binds=tuple(Bind(str(bind.source), bind.target, bind.read_only) for bind in of_queue.binds),
+        transform_bases=settings.transform_bases,
+        ca_path=_text(settings.storage_ca),
+        s3_endpoint_url=settings.payload_s3_endpoint,
+        realtime_logfiles=settings.realtime_logfiles,
+        credentials=settings.payload_environment,
+        added=of_queue.payload_env_set,
+        grace_s=settings.payload_grace_s,
+    )
+    return PayloadRunner(config, stores)
 
 
 def _identity(settings: Settings, queue: Queue) -> Identity:

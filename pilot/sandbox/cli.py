@@ -20,6 +20,7 @@ from pilot.sandbox.adder import HEARTBEAT_TIMEOUT_S
 from pilot.sandbox.control import Sandbox, SandboxError
 from pilot.sandbox.monitor import diagnosis, log_url
 from pilot.sandbox.panda_server import API_CHOICES
+from pilot.sandbox.production import ProductionError
 from pilot.sandbox.stores import StoreUnavailable
 from pilot.sandbox.submission import BadSubmission, read_submission
 from pilot.sandbox.world import StateFolderBusy, World
@@ -34,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(given)
     try:
         return int(options.act(options))
-    except (SandboxError, BadSubmission, StoreUnavailable, StateFolderBusy) as error:
+    except (SandboxError, BadSubmission, StoreUnavailable, StateFolderBusy, ProductionError) as error:
         return _complain(str(error))
     except OSError as error:
         return _complain(f"{error.strerror}: {error.filename}" if error.filename else str(error))
@@ -65,6 +66,12 @@ def _parser() -> argparse.ArgumentParser:
     kill = commands.add_parser("kill", parents=[state], help="kill a job as an operator would")
     kill.add_argument("panda_id", type=int, metavar="ID")
     kill.set_defaults(act=_kill)
+    demo = commands.add_parser("demo", help="18 real pipetask jobs, from bps submit to the star count")
+    demo.add_argument("--image", type=Path, required=True, metavar="SIF", help="scripts/build-payload-image makes it")
+    demo.add_argument("--state", type=Path, default=Path("build/demo"), metavar="DIR", help="removed first")
+    demo.add_argument("--quick", action="store_true", help="two jobs only")
+    demo.add_argument("--keep", action="store_true", help="serve the links afterwards, until Ctrl-C")
+    demo.set_defaults(act=_demo)
     return parser
 
 
@@ -167,6 +174,12 @@ def _kill(options: argparse.Namespace) -> int:
         if not sandbox.kill(options.panda_id):
             return _complain(f"Job {options.panda_id} is unknown or over.")
     return 0
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from pilot.sandbox.demo import run_demo
+
+    return run_demo(options.image.absolute(), options.state.absolute(), quick=options.quick, keep=options.keep)
 
 
 def _complain(sentence: str, code: int = 1) -> int:
