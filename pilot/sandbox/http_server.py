@@ -160,7 +160,7 @@ class _Server(socketserver.TCPServer):
                     socket.socket.shutdown(connection, socket.SHUT_RDWR)
                 except OSError:
                     pass
-            threads = list(self._threads)
+            threads = self._threads - {threading.current_thread()}
         for thread in threads:
             thread.join(JOIN_TIMEOUT_S)
 

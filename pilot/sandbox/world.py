@@ -209,21 +209,22 @@ class World:
     # faults of whole servers
 
     def take_down(self, name: str, seconds: float | None) -> None:
-        """Refuse connections to the listener `name` for some wall-clock seconds, or until `bring_up` when None."""
+        """Refuse connections to the listener `name` for some wall-clock seconds, or until `bring_up` when None.
+
+        The port is closed when this returns. Orders come through the plain listener, which therefore stays up.
+        """
+        if name not in self.listeners or name == "plain":
+            raise ValueError(f"Only panda, cric and google can be taken down, not {name!r}.")
         listener = self.listeners[name]
-        # In a thread of its own, since the order may come through a connection that is about to be cut.
-        self._later(0.0, listener.down)
+        listener.down()
         if seconds is not None:
-            self._later(seconds, listener.start)
+            timer = threading.Timer(seconds, listener.start)
+            timer.daemon = True
+            self._timers = [old for old in self._timers if old.is_alive()] + [timer]
+            timer.start()
 
     def bring_up(self, name: str) -> None:
         self.listeners[name].start()
-
-    def _later(self, seconds: float, act: Any) -> None:
-        timer = threading.Timer(seconds, act)
-        timer.daemon = True
-        self._timers = [old for old in self._timers if old.is_alive()] + [timer]
-        timer.start()
 
     def renew_token(self, *, lifetime_s: float | None = None) -> None:
         """Write a fresh bearer token to the file `token`."""
