@@ -27,6 +27,7 @@ T = TypeVar("T")
 ApiChoice = Literal["auto", "v1", "legacy"]
 
 STOPPING_TIMEOUT_S = 5.0  # to connect and to wait for an answer once a stop is on
+_LEAST_TIMEOUT_S = 0.1
 _CLIENT_CERTIFICATE_ALERTS = ("certificate", "unknown ca", "handshake failure", "access denied")
 
 
@@ -172,12 +173,15 @@ class PandaClient:
         stop: Stop,
         policy: RetryPolicy | None,
     ) -> T:
-        """A call about a job. It stays with its generation: a server without that cannot be told anything about it now."""
-        try:
-            return self._ask(wire, read, stop, policy)
-        except _NotOffered as error:
-            sentence = f"The PanDA server no longer offers the {api.value} API the job belongs to: {error}."
-            raise ServerUnreachable(sentence) from error
+        """A call about a job. It stays with its generation; a server without that may be in the middle of a change."""
+
+        def read_of_job(answer: Answer) -> T | Meaning:
+            result = read(answer)
+            if isinstance(result, WrongGeneration):
+                return Retry(f"it does not offer the {api.value} API the job belongs to ({result.why})")
+            return result
+
+        return self._ask(wire, read_of_job, stop, policy)
 
     def _ask(
         self,
@@ -234,7 +238,7 @@ class PandaClient:
 
     def _limits(self, stop: Stop, policy: RetryPolicy) -> Timeouts:
         """The call's time-outs: short once a stop is on, and never longer than the caller wants to try at all."""
-        most_s = min(STOPPING_TIMEOUT_S if stop.is_set() else policy.total_s, policy.total_s)
+        most_s = max(min(STOPPING_TIMEOUT_S, policy.total_s) if stop.is_set() else policy.total_s, _LEAST_TIMEOUT_S)
         return Timeouts(min(self._timeouts.connect_s, most_s), min(self._timeouts.read_s, most_s))
 
     # --- one request to one server ------------------------------------------------------------------------------------
@@ -248,9 +252,13 @@ class PandaClient:
         except CredentialsUnusable as error:
             raise _TryAgain(CredentialsRefused(str(error))) from error
         except TlsError as error:
+            self._blame_expired_credentials(error)
             return self._of_tls(server, error)
         except TransportError as error:
-            return Retry(f"The PanDA server {server} does not answer ({error})", in_doubt=not _never_sent(error))
+            never_sent = _never_sent(error)
+            if not never_sent:
+                self._blame_expired_credentials(error)
+            return Retry(f"The PanDA server {server} does not answer ({error})", in_doubt=not never_sent)
         except OversizedAnswer as error:
             return Retry(f"The PanDA server {server} answered too much ({error})", in_doubt=True)
         result = read(answer)
@@ -272,6 +280,14 @@ class PandaClient:
                 timeouts=limits,
                 total_s=limits.connect_s + limits.read_s,
             )
+
+    def _blame_expired_credentials(self, error: Exception) -> None:
+        """A server that refuses an expired certificate may just hang up: then its end is the cause worth naming."""
+        try:
+            if self._credentials.x509:
+                self._credentials.x509.check(0)
+        except CredentialsUnusable as unusable:
+            raise _TryAgain(CredentialsRefused(str(unusable))) from error
 
     def _of_tls(self, server: str, error: TlsError) -> Retry:
         """The server refusing our certificate is a matter of credentials; us refusing the server's, one of ``--ca``."""

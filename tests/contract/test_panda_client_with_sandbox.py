@@ -177,7 +177,7 @@ def test_a_job_stays_with_its_generation(world: World, sandbox: Sandbox) -> None
         sandbox.set_apis("legacy")
         job = acquired(panda, sandbox)
         sandbox.set_apis("v1")
-        with pytest.raises(ServerUnreachable, match="no longer offers the legacy API"):
+        with pytest.raises(ServerUnreachable, match="does not offer the legacy API"):
             panda.update(report(job), job.api, Stop())
         sandbox.set_apis("both")
         assert panda.update(report(job), job.api, Stop()).commands == ()
@@ -312,7 +312,7 @@ def test_an_expired_proxy_is_a_matter_of_credentials(world: World, sandbox: Sand
     write_private(path, make_proxy(world.authority.client(PILOT_DN), dt.timedelta(seconds=-60)).proxy_pem)
     with (
         closing(client(world, Credentials(X509Credentials(path, path)), policy=ONCE)) as panda,
-        pytest.raises(CredentialsRefused, match="certificate"),
+        pytest.raises(CredentialsRefused, match=f"{path} expired on"),
     ):
         panda.acquire(ANY_JOB, Stop())
 
