@@ -47,7 +47,8 @@ _DEFAULTS: dict[str, Any] = {
     "destinationSE": "local",
     "prodUserID": "Jane Doe",
     "maxCpuCount": 90000,
-    "minRamCount": 2000,
+    # The recorded job asked for 2000, which a pilot on DOMA_LSST_DEV (maxrss 1800) would never be given.
+    "minRamCount": 1024,
     "maxDiskCount": 500,
     "cmtConfig": "",
     "processingType": "Rubin",

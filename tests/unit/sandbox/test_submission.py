@@ -24,7 +24,7 @@ def test_a_small_job_gets_every_key_of_the_recorded_one() -> None:
     assert {type(filled[key]) for key in filled} == {type(recorded[key]) for key in filled}
     differing = {key for key in filled if filled[key] != recorded[key]}
     named_by_the_job = {"transformation", "jobName", "jobDefinitionID", "jobPars", "logGUID"}
-    assert differing == named_by_the_job | {"destinationDblock", "realDatasets"}
+    assert differing == named_by_the_job | {"destinationDblock", "realDatasets", "minRamCount"}
     assert filled["destinationDblock"] == filled["realDatasets"] == "PandaJob_6100000007/"
 
 
