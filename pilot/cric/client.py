@@ -182,7 +182,7 @@ class CricClient:
                 session,
                 "GET",
                 url,
-                headers={"Accept": "application/json"},
+                headers={"Accept": "application/json", "Connection": "close"},  # asked once in hours: keep none open
                 timeouts=Timeouts(min(self._timeouts.connect_s, left_s), min(self._timeouts.read_s, left_s)),
                 max_bytes=MAX_DOCUMENT_BYTES,
                 allow_redirects=True,
