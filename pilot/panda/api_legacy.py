@@ -105,8 +105,8 @@ def updated(answer: Answer) -> UpdateAnswer | Meaning:
     meant = meaning.of_legacy(answer)
     if not isinstance(meant, Accepted):
         return meant
-    if not isinstance(meant.data, dict):
-        return Retry("the answer to the update is no dictionary", in_doubt=True)
+    if meaning.status_code(meant.data) != 0:
+        return Retry("the answer to the update holds no StatusCode", in_doubt=True)
     return update_answer(meant.data)
 
 
@@ -115,7 +115,8 @@ def status_of(answer: Answer) -> JobStatus | Meaning:
     meant = meaning.of_legacy(answer)
     if not isinstance(meant, Accepted):
         return meant
-    status, number = meant.data.get("status"), meant.data.get("attemptNr")
+    data = meant.data if isinstance(meant.data, dict) else {}
+    status, number = data.get("status"), data.get("attemptNr")
     if not isinstance(status, str) or not status:
         return Retry("the answer to the status query holds no status", in_doubt=True)
     first, number = status.split("+")[0], str(number).split("+")[0]

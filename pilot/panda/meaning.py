@@ -170,7 +170,10 @@ def _decoded(text: str) -> Any:
 
 
 def _is_bulk(body: Any) -> bool:
-    return isinstance(body, list) and len(body) == 2 and isinstance(body[0], bool)
+    """``[true, [answers]]`` or ``[false, "why"]``, as updateJobsInBulk answers."""
+    if not (isinstance(body, list) and len(body) == 2 and isinstance(body[0], bool)):
+        return False
+    return isinstance(body[1], list if body[0] else str)
 
 
 def _of_code(code: int, message: str) -> Meaning:

@@ -64,6 +64,13 @@ def test_an_update_counts_as_delivered_only_with_status_code_0(value: object) ->
         assert value["StatusCode"] == 0
 
 
+@pytest.mark.parametrize("body", [[True, {}], [True, []], [True, "x"], [False, []], [True]], ids=str)
+def test_the_shape_of_a_bulk_answer_is_no_answer_to_one_update(body: object) -> None:
+    assert isinstance(api_legacy.updated(answer(body)), Retry)
+    assert isinstance(api_legacy.acquired(answer(body)), Retry)
+    assert isinstance(api_legacy.status_of(answer(body)), Retry)
+
+
 @pytest.mark.parametrize(
     "body",
     [
