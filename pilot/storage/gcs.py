@@ -44,12 +44,13 @@ from pilot.storage.store import (
     TimedOut,
     Unavailable,
     Untrusted,
+    innermost,
 )
 from pilot.storage.urls import ObjectName, object_name, shown
 
 BLOCK_BYTES = 1 << 20
 TIMEOUTS_S = (5.0, 30.0)  # to connect, and between two bytes
-UPLOAD_CHUNK_BYTES = 16 << 20  # of a resumable upload (above 8 MiB); held in memory
+UPLOAD_CHUNK_BYTES = 8 << 20  # of a resumable upload (above 8 MiB); held in memory
 DEFAULT_ENDPOINT = "https://storage.googleapis.com"
 DEFAULT_METADATA_URL = "http://metadata.google.internal"
 
@@ -242,7 +243,7 @@ def _retry_after_s(response: Any) -> float | None:
 
 def _from_auth(url: str, error: google.auth.exceptions.GoogleAuthError) -> StoreError:
     if _has_cause(error, (requests.exceptions.SSLError,)):
-        return Untrusted(f"{shown(url)}: the token endpoint failed TLS verification: {_first_line(str(error))}")
+        return Untrusted(f"{shown(url)}: the token endpoint failed TLS verification: {innermost(error)}")
     said = f"{shown(url)}: no access token: {_first_line(str(error))}"
     if error.retryable or isinstance(error, google.auth.exceptions.TransportError):
         return Unavailable(said)
@@ -251,10 +252,10 @@ def _from_auth(url: str, error: google.auth.exceptions.GoogleAuthError) -> Store
 
 def _from_transport(url: str, error: Exception) -> StoreError:
     if _has_cause(error, (requests.exceptions.SSLError, urllib3.exceptions.SSLError)):
-        return Untrusted(f"{shown(url)}: the store failed TLS verification: {_first_line(str(error))}")
+        return Untrusted(f"{shown(url)}: the store failed TLS verification: {innermost(error)}")
     if _has_cause(error, (requests.exceptions.Timeout, urllib3.exceptions.ReadTimeoutError, TimeoutError)):
         return TimedOut(f"{shown(url)}: the store did not answer in time")
-    return Unavailable(f"{shown(url)}: the connection failed: {_first_line(str(error))}")
+    return Unavailable(f"{shown(url)}: the connection failed: {innermost(error)}")
 
 
 def _has_cause(error: BaseException | None, kinds: tuple[type[BaseException], ...]) -> bool:

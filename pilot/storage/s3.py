@@ -43,6 +43,7 @@ from pilot.storage.store import (
     TimedOut,
     Unavailable,
     Untrusted,
+    innermost,
 )
 from pilot.storage.urls import ObjectName, object_name, shown
 
@@ -219,7 +220,7 @@ def _errors(url: str) -> Iterator[None]:
     except botocore.exceptions.ClientError as error:
         raise _from_answer(url, error) from error
     except botocore.exceptions.SSLError as error:
-        raise Untrusted(f"{shown(url)}: the store failed TLS verification: {_short(error)}") from error
+        raise Untrusted(f"{shown(url)}: the store failed TLS verification: {innermost(error)}") from error
     except (
         botocore.exceptions.ConnectTimeoutError,
         botocore.exceptions.ReadTimeoutError,
@@ -230,7 +231,7 @@ def _errors(url: str) -> Iterator[None]:
     except botocore.exceptions.ParamValidationError as error:
         raise BadUrl(f"{shown(url)} is not a name an S3 store can have") from error
     except (botocore.exceptions.BotoCoreError, urllib3.exceptions.HTTPError, ConnectionError) as error:
-        raise Unavailable(f"{shown(url)}: the connection failed: {_short(error)}") from error
+        raise Unavailable(f"{shown(url)}: the connection failed: {innermost(error)}") from error
 
 
 MEANINGS: Mapping[str, Callable[[str], StoreError]] = {
@@ -267,7 +268,3 @@ def _from_answer(url: str, error: botocore.exceptions.ClientError) -> StoreError
 def _retry_after_s(error: botocore.exceptions.ClientError) -> float | None:
     text = str(error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("retry-after", ""))
     return float(text) if text.isdecimal() else None
-
-
-def _short(error: Exception) -> str:
-    return (str(error).splitlines() or [""])[0][:200]

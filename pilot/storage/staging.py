@@ -28,6 +28,7 @@ from pilot.storage.store import (
     MissingCredentials,
     NoSpace,
     NotFound,
+    SizeMismatch,
     Store,
     StoreError,
     StoreFull,
@@ -108,15 +109,21 @@ class JobStager:
         """Every door of every RSE the file may be read from, best first."""
         with _stage_errors(file, StageInError):
             names = (file.rse,) if file.rse else storages_for(self._queue, Transfer.INPUT)
-            return self._places(file, names, READ_ACTIVITIES, stop)
+            return self._places(file, names, READ_ACTIVITIES, self._stores.schemes, stop)
 
     def _download(
         self, file: FileSpec, places: tuple[Place, ...], into: Path, unknown_limit_bytes: int | None, stop: Stop
     ) -> Path:
-        """From the first place that has it; the error of the first place is the one that is told."""
+        """From the first place that has it; the error of the first place is the one that is told.
+
+        A second door of an RSE helps against a door that does not open, not against a file that is missing or wrong.
+        """
         problem: StageInError | None = None
+        useless: set[str] = set()
         limit_bytes = unknown_limit_bytes if file.size_bytes is None else None
         for place in places:
+            if place.rse in useless:
+                continue
             try:
                 fetched = fetch(
                     place.stores,
@@ -132,6 +139,8 @@ class JobStager:
             except (NoSpace, TooLarge) as error:
                 raise StageInError(IN_CODES[type(error)], _told(file, place, error)) from error
             except StoreError as error:
+                if isinstance(error, NotFound | SizeMismatch | ChecksumMismatch):
+                    useless.add(place.rse)
                 code = _code(error, IN_CODES, PilotError.STAGE_IN_FAILED)
                 problem = problem or StageInError(code, _told(file, place, error))
         assert problem is not None  # noqa: S101 - there is at least one place
@@ -140,9 +149,11 @@ class JobStager:
     # --- out
 
     def _destination(self, file: FileSpec, stop: Stop) -> Place:
+        """The first door of the first RSE that has one we can write to."""
         with _stage_errors(file, StageOutError):
             names = (file.rse,) if file.rse else storages_for(self._queue, Transfer.OUTPUT)
-            return self._places(file, names, WRITE_ACTIVITIES, stop)[0]
+            schemes = tuple(scheme for scheme in self._stores.schemes if scheme != "https")  # that store only reads
+            return self._places(file, names, WRITE_ACTIVITIES, schemes, stop)[0]
 
     def _upload(self, file: FileSpec, place: Place, from_folder: Path, stop: Stop) -> FileReport:
         try:
@@ -163,23 +174,26 @@ class JobStager:
     # --- both
 
     def _places(
-        self, file: FileSpec, rses: tuple[str, ...], activities: tuple[str, ...], stop: Stop
+        self, file: FileSpec, rses: tuple[str, ...], activities: tuple[str, ...], schemes: tuple[str, ...], stop: Stop
     ) -> tuple[Place, ...]:
-        """The doors of ``rses`` that we have a store for; raises StageError when there is none."""
+        """The doors of ``rses`` that speak one of ``schemes``; raises StageError when there is none."""
         if not rses:
             raise StageError(PilotError.NO_STORAGE, f"queue {self._queue.name} names no storage in CRIC (astorages)")
         found: list[Place] = []
         problem: StageError | None = None
         for rse in rses:
             try:
-                found += self._places_of(file, rse, activities, stop)
+                doors = self._doors(rse, activities, schemes, stop)
             except StageError as error:
                 problem = problem or error
+                continue
+            path = deterministic_path(file.scope, file.lfn)
+            found += [Place(rse, door_url(door, path), self._stores_of(door)) for door in doors]
         if not found and problem is not None:
             raise problem
         return tuple(found)
 
-    def _places_of(self, file: FileSpec, rse: str, activities: tuple[str, ...], stop: Stop) -> list[Place]:
+    def _doors(self, rse: str, activities: tuple[str, ...], schemes: tuple[str, ...], stop: Stop) -> tuple[Door, ...]:
         try:
             endpoint = self._endpoint_of(rse, stop)
         except PilotCannotWork as error:
@@ -188,12 +202,11 @@ class JobStager:
             raise StageError(PilotError.NO_STORAGE, f"storage {rse} is not ACTIVE in CRIC")
         if not endpoint.deterministic:
             raise StageError(PilotError.NON_DETERMINISTIC_DDM, f"storage {rse} is not deterministic in CRIC")
-        doors = doors_for(endpoint, activities, self._stores.schemes)
+        doors = doors_for(endpoint, activities, schemes)
         if not doors:
-            detail = f"storage {rse} has no {', '.join(self._stores.schemes)} door for {', '.join(activities)} in CRIC"
+            detail = f"storage {rse} has no {', '.join(schemes)} door for {', '.join(activities)} in CRIC"
             raise StageError(PilotError.NO_STORAGE_PROTOCOL, detail)
-        path = deterministic_path(file.scope, file.lfn)
-        return [Place(rse, door_url(door, path), self._stores_of(door)) for door in doors]
+        return doors
 
     def _stores_of(self, door: Door) -> Stores:
         """A local door opens its own folder and nothing beside it."""

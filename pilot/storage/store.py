@@ -88,6 +88,14 @@ class ChecksumMismatch(StoreError, RetryableError):
         self.algorithm = algorithm
 
 
+def innermost(error: BaseException) -> str:
+    """What was at the bottom of a library's chain of errors, in words: ``Connection refused``, ``Connection reset by peer``."""
+    while error.__cause__ or error.__context__:
+        error = error.__cause__ or error.__context__  # type: ignore[assignment]
+    words = error.strerror if isinstance(error, OSError) and error.strerror else str(error) or type(error).__name__
+    return (words.splitlines() or [""])[0][:200]
+
+
 @dataclass(frozen=True, slots=True)
 class StoredObject:
     """An object as its store describes it. None and (): the store does not say."""

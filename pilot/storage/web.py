@@ -26,6 +26,7 @@ from pilot.storage.store import (
     TimedOut,
     Unavailable,
     Untrusted,
+    innermost,
 )
 from pilot.storage.urls import shown
 
@@ -106,10 +107,10 @@ def _errors(url: str) -> Iterator[None]:
     try:
         yield
     except (requests.exceptions.SSLError, urllib3.exceptions.SSLError) as error:
-        raise Untrusted(f"{shown(url)}: the server failed TLS verification") from error
+        raise Untrusted(f"{shown(url)}: the server failed TLS verification: {innermost(error)}") from error
     except (requests.exceptions.Timeout, urllib3.exceptions.ReadTimeoutError, TimeoutError) as error:
         raise TimedOut(f"{shown(url)}: the server did not answer in time") from error
     except (requests.exceptions.InvalidURL, UnicodeError) as error:
         raise BadUrl(f"{shown(url)} is not a URL") from error
     except (requests.exceptions.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
-        raise Unavailable(f"{shown(url)}: the connection failed: {type(error).__name__}") from error
+        raise Unavailable(f"{shown(url)}: the connection failed: {innermost(error)}") from error

@@ -226,7 +226,7 @@ def test_nobody_at_the_other_end_is_a_sentence(lab: Lab, tmp_path: Path) -> None
         )
     )
     for url in ("gs://bucket/o", "s3://bucket/o", "https://127.0.0.1:9/o"):
-        with pytest.raises(Unavailable, match="connection failed"):
+        with pytest.raises(Unavailable, match="the connection failed: Connection refused"):
             fetch(stores, url, tmp_path / "target", Stop(), policy=QUICK)
     stores.close()
 

@@ -184,11 +184,33 @@ def test_a_storage_that_cannot_be_used_has_its_code(
     assert code_of(failed_out) is code
 
 
-def test_a_second_door_is_tried_when_the_first_has_no_such_file(world: World) -> None:
+def test_a_second_door_is_tried_when_the_first_does_not_open(world: World) -> None:
     world.put("s", "a")
-    empty = Door(2, "file", f"file://{world.disk}", "/empty")
-    world.endpoint = replace(world.endpoint, doors={"read_lan": (empty, *world.endpoint.doors["read_lan"])})
+    shut = Door(2, "S3", "s3://bucket", "/rse")  # there is no key for it
+    world.endpoint = replace(world.endpoint, doors={"read_lan": (shut, *world.endpoint.doors["read_lan"])})
     assert len(world.stager().stage_in(job(inputs=(FileSpec("a", "s"),)), world.work, Stop())) == 1
+
+
+def test_another_door_is_not_asked_for_what_the_storage_does_not_have(world: World) -> None:
+    shut = Door(2, "S3", "s3://bucket", "/rse")
+    world.endpoint = replace(world.endpoint, doors={"read_lan": (*world.endpoint.doors["read_lan"], shut)})
+    with pytest.raises(StageInError) as failed:
+        world.stager().stage_in(job(inputs=(FileSpec("a", "s"),)), world.work, Stop())
+    assert code_of(failed) is PilotError.MISSING_INPUT_FILE
+
+
+@pytest.mark.parametrize(("scheme", "kind"), [("s3", StageInError), ("s3", StageOutError), ("https", StageOutError)])
+def test_a_door_without_a_key_or_that_only_reads_is_said(world: World, scheme: str, kind: type[StageError]) -> None:
+    door = Door(2, scheme, f"{scheme}://bucket", "/rse")
+    world.endpoint = replace(world.endpoint, doors={"read_lan": (door,), "write_lan": (door,)})
+    (world.work / "a").write_bytes(CONTENT)
+    stager = world.stager()
+    with pytest.raises(kind) as failed:
+        if kind is StageInError:
+            stager.stage_in(job(inputs=(FileSpec("a", "s"),)), world.work, Stop())
+        else:
+            stager.stage_out(job(outputs=(FileSpec("a", "s"),)), world.work, Stop())
+    assert code_of(failed) is (PilotError.MISSING_CREDENTIALS if scheme == "s3" else PilotError.NO_STORAGE_PROTOCOL)
 
 
 def test_a_link_out_of_the_storage_is_not_followed(world: World, tmp_path: Path) -> None:
