@@ -53,6 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--time-scale", type=_positive, default=1.0, metavar="F", help="60 makes a server minute a second")
     run.add_argument("--apis", choices=API_CHOICES, default="both", help="API generations the server speaks")
     run.add_argument("--submit", type=Path, action="append", default=[], metavar="FILE", help="submit this jobs file")
+    run.add_argument("--store-fronts", action="store_true", help="put fronts before the stores, for their faults")
     run.add_argument("--hello", action="store_true", help="submit one job that prints hello")
     run.add_argument(
         "command", nargs=argparse.REMAINDER, metavar="-- COMMAND", help="with PILOT_CONFIG in its environment"
@@ -92,7 +93,8 @@ def _run(options: argparse.Namespace) -> int:
     runner = _Runner(ending)
     for number in _ENDS:
         signal.signal(number, runner.on_signal)
-    with World(options.state, apis=options.apis, time_scale=options.time_scale) as world:
+    how = {"apis": options.apis, "time_scale": options.time_scale, "store_fronts": options.store_fronts}
+    with World(options.state, **how) as world:
         for entries in submissions:
             world.dispatcher.submit(entries)
         if options.hello:
@@ -101,7 +103,10 @@ def _run(options: argparse.Namespace) -> int:
         if not command:
             ending.wait()
             return 0
-        return runner.run(command, {**os.environ, "PILOT_CONFIG": str(world.state_dir / "pilot.yaml")})
+        code = runner.run(command, {**os.environ, "PILOT_CONFIG": str(world.state_dir / "pilot.yaml")})
+        # What the command reported last gets its final status before everything stops.
+        world.run_adder()
+        return code
 
 
 class _Runner:

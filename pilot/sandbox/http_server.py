@@ -184,6 +184,11 @@ class _Handler(BaseHTTPRequestHandler):
             return self._handle
         raise AttributeError(name)
 
+    def handle_expect_100(self) -> bool:
+        going_on = super().handle_expect_100()
+        self.wfile.flush()
+        return going_on
+
     def finish(self) -> None:
         try:
             super().finish()
@@ -235,7 +240,8 @@ class _Handler(BaseHTTPRequestHandler):
             return
         self.send_response(answer.status, http.HTTPStatus(answer.status).phrase)
         self.send_header("Content-Type", answer.content_type)
-        self.send_header("Content-Length", str(len(answer.body)))
+        if "Content-Length" not in answer.headers:
+            self.send_header("Content-Length", str(len(answer.body)))
         for name, value in answer.headers.items():
             self.send_header(name, value)
         self.end_headers()

@@ -23,6 +23,7 @@ from pilot.sandbox.tokens import Google
 from pilot.sandbox.upload import Uploads
 
 API_CHOICES = ("both", "v1", "legacy")
+STORE_FRONTS = ("gcs", "s3")
 LARGEST_LEDGER_TEXT = 1_000_000
 
 _NOT_FOUND = (
@@ -66,7 +67,12 @@ class PandaServer:
         self._control = control
         self._v1 = PandaV1(dispatcher, db, uploads)
         self._legacy = PandaLegacy(dispatcher, db, uploads)
+        self._store_routes: dict[str, Callable[[Request], Answer]] = {}
         self.set_apis(apis)
+
+    def add_store(self, name: str, route: Callable[[Request], Answer]) -> None:
+        """Serve the listener `name`, one of STORE_FRONTS, by `route`."""
+        self._store_routes[name] = route
 
     def set_apis(self, apis: str) -> None:
         """Which API generations the server speaks: "both", "v1" (a 1.0 server) or "legacy" (one without `/api/v1`)."""
@@ -86,14 +92,15 @@ class PandaServer:
     def _recorded(self, request: Request) -> Answer:
         """Answer with an entry in the ledger and the fault that is due."""
         text = decoded_body(request)
+        # Signed assertions, access tokens and stored data have no business in the ledger.
+        quiet = request.server in STORE_FRONTS or "token" in request.path
         fault = self._faults.take(request, text)
-        path = f"{request.path}?{request.query}" if request.query else request.path
         seq = self._db.open_entry(
             server=request.server,
             method=request.method,
-            path=path,
+            path=f"{request.path}?{request.query}" if request.query else request.path,
             caller=request.dn or ("bearer token" if request.header("Authorization") else None),
-            body=text,
+            body=f"({len(request.body)} bytes)" if quiet else text,
             fault=fault.kind if fault else None,
         )
         right = self._routed(request) if fault is None or fault.commit else None
@@ -101,7 +108,7 @@ class PandaServer:
         answer = fault.answer(request, right) if fault else right
         if answer is None:
             raise AssertionError("without a fault there is always the right answer")
-        shown = (right or answer).body[:LARGEST_LEDGER_TEXT].decode("utf-8", "replace")
+        shown = "" if quiet else (right or answer).body[:LARGEST_LEDGER_TEXT].decode("utf-8", "replace")
         self._db.complete_entry(seq, committed=committed, status=answer.status, answer=shown)
         return answer
 
@@ -111,6 +118,7 @@ class PandaServer:
             "cric": self._cric.answer,
             "google": self._google_answer,
             "plain": self._plain,
+            **self._store_routes,
         }
         return routes[request.server](request)
 

@@ -33,14 +33,6 @@ class Stores:
         self.gcs_port = port_or_free(former_ports.get("gcs"))
 
     @property
-    def s3_url(self) -> str:
-        return f"https://localhost:{self.s3_port}"
-
-    @property
-    def gcs_url(self) -> str:
-        return f"https://localhost:{self.gcs_port}"
-
-    @property
     def ports(self) -> dict[str, int]:
         return {"s3": self.s3_port, "gcs": self.gcs_port}
 
@@ -54,9 +46,12 @@ class Stores:
         for name in gcs:
             (self._folder / "gcs" / name).mkdir(parents=True, exist_ok=True)
 
-    def start(self, certificate: Path, key: Path, access_key: str, secret_key: str) -> None:
-        """Start both and wait until they accept connections. Must be called from the main thread: children get a
-        parent-death signal, which fires when the thread that started them ends."""
+    def start(self, certificate: Path, key: Path, access_key: str, secret_key: str, gcs_public_url: str) -> None:
+        """Start both and wait until they accept connections; `gcs_public_url` is where clients reach the second.
+
+        Must be called from the main thread: children get a parent-death signal, which fires when the thread that started
+        them ends.
+        """
         rclone = _rclone()
         config = self._folder / "rclone.conf"
         config.touch()
@@ -67,8 +62,8 @@ class Stores:
             self._spawn(s3, log, {"RCLONE_AUTH_KEY": f'"{access_key},{secret_key}"'})
             gcs: list[str | Path] = [self._gcs_binary(), "-scheme", "https", "-host", "127.0.0.1"]
             gcs += ["-port", str(self.gcs_port), "-cert-location", certificate, "-private-key-location", key]
-            gcs += ["-backend", "filesystem", "-filesystem-root", self._folder / "gcs", "-external-url", self.gcs_url]
-            self._spawn([*gcs, "-public-host", f"localhost:{self.gcs_port}"], log, {})
+            gcs += ["-backend", "filesystem", "-filesystem-root", self._folder / "gcs", "-external-url", gcs_public_url]
+            self._spawn([*gcs, "-public-host", gcs_public_url.partition("//")[2]], log, {})
         for child, port in zip(self._children, (self.s3_port, self.gcs_port), strict=True):
             self._wait_until_up(child, port)
 

@@ -24,7 +24,8 @@ from pilot.sandbox.dispatcher import Dispatcher
 from pilot.sandbox.faults import Faults
 from pilot.sandbox.http_server import Listener, server_context
 from pilot.sandbox.panda_db import PandaDb
-from pilot.sandbox.panda_server import PandaServer
+from pilot.sandbox.panda_server import STORE_FRONTS, PandaServer
+from pilot.sandbox.store_front import StoreFront
 from pilot.sandbox.stores import Stores, port_or_free
 from pilot.sandbox.tokens import Google, Issuer
 from pilot.sandbox.upload import Uploads
@@ -42,7 +43,8 @@ class World:
 
     The attribute `sandbox` is the client with which tests submit, kill, and order faults.
     `apis` is "both", "v1" or "legacy". `time_scale` 60 makes a server minute a second. `adder_delay_s` is in server
-    seconds; None runs the Adder only when `run_adder` is called. `stores=False` leaves the object stores out.
+    seconds; None runs the Adder only when `run_adder` is called. `stores=False` leaves the object stores out;
+    `store_fronts=True` puts a slower front before each ("gcs", "s3"), so that they too have ledger, faults and downtime.
     """
 
     def __init__(
@@ -52,11 +54,13 @@ class World:
         apis: str = "both",
         time_scale: float = 1.0,
         stores: bool = True,
+        store_fronts: bool = False,
         adder_delay_s: float | None = ADDER_DELAY_S,
     ) -> None:
         self.state_dir = state_dir.absolute()
         self.time_scale = time_scale
         self._adder_delay_s = adder_delay_s
+        self._store_fronts = stores and store_fronts
         self._stack = contextlib.ExitStack()
         self._wake = threading.Event()
         self._stopping = threading.Event()
@@ -79,7 +83,8 @@ class World:
         self.callers = Callers(self.issuer)
         self.dispatcher = Dispatcher(self.db, self.cric.queue_status, self._wake.set)
         self._adder = Adder(self.db, delay_s=self._adder_delay_s or 0.0, time_scale=self.time_scale)
-        self._stores = Stores(self.state_dir, _former_ports(self.state_dir)) if stores else None
+        former = {} if self._store_fronts else _former_ports(self.state_dir)
+        self._stores = Stores(self.state_dir, former) if stores else None
         self.panda: PandaServer = PandaServer(
             self.db,
             self.dispatcher,
@@ -127,16 +132,15 @@ class World:
         answer = self.panda.answer
         # The plain one has no TLS: the metadata server, the operator's control calls, the monitor page for browsers.
         tls = {"panda": context, "cric": context, "google": context, "plain": None}
+        if self._store_fronts:
+            tls |= dict.fromkeys(STORE_FRONTS, context)
         ports = _former_ports(folder)
         self.listeners = {name: Listener(name, answer, tls[name], port_or_free(ports.get(name))) for name in tls}
         for listener in self.listeners.values():
             self._stack.callback(listener.down)
             listener.start()
         if self._stores is not None:
-            keys = yaml.safe_load((folder / "s3-key").read_text())
-            self._stores.make_buckets((DATA_BUCKET,), (LOG_BUCKET, TRANSFORM_BUCKET))
-            self._stack.callback(self._stores.stop)
-            self._stores.start(folder / "server.crt", folder / "server.key", keys["access_key"], keys["secret_key"])
+            self._start_stores(self._stores)
         self._write_files()
         self.sandbox = self._stack.enter_context(Sandbox(folder))
         if self._adder_delay_s is not None:
@@ -144,6 +148,17 @@ class World:
             thread.start()
             self._stack.callback(thread.join)
         self._stack.callback(self._end_threads)
+
+    def _start_stores(self, stores: Stores) -> None:
+        folder = self.state_dir
+        if self._store_fronts:
+            self.panda.add_store("gcs", StoreFront(stores.gcs_port, self.ca_path).forward)
+            self.panda.add_store("s3", StoreFront(stores.s3_port, self.ca_path).forward)
+        keys = yaml.safe_load((folder / "s3-key").read_text())
+        stores.make_buckets((DATA_BUCKET,), (LOG_BUCKET, TRANSFORM_BUCKET))
+        self._stack.callback(stores.stop)
+        gcs_url = self.gcs_url or ""
+        stores.start(folder / "server.crt", folder / "server.key", keys["access_key"], keys["secret_key"], gcs_url)
 
     def stop(self) -> None:
         """Stop and reap everything; safe to call twice."""
@@ -196,11 +211,16 @@ class World:
 
     @property
     def gcs_url(self) -> str | None:
-        return self._stores.gcs_url if self._stores else None
+        return self._store_url("gcs")
 
     @property
     def s3_url(self) -> str | None:
-        return self._stores.s3_url if self._stores else None
+        return self._store_url("s3")
+
+    def _store_url(self, name: str) -> str | None:
+        if self._stores is None:
+            return None
+        return self.listeners[name].url if self._store_fronts else f"https://localhost:{self._stores.ports[name]}"
 
     @property
     def metadata_host(self) -> str:
@@ -214,7 +234,8 @@ class World:
         The port is closed when this returns. Orders come through the plain listener, which therefore stays up.
         """
         if name not in self.listeners or name == "plain":
-            raise ValueError(f"Only panda, cric and google can be taken down, not {name!r}.")
+            able = ", ".join(known for known in self.listeners if known != "plain")
+            raise ValueError(f"Only {able} can be taken down, not {name!r}.")
         listener = self.listeners[name]
         listener.down()
         if seconds is not None:
@@ -256,7 +277,7 @@ class World:
         (folder / "sandbox.json").write_text(json.dumps(self._description(), indent=1))
 
     def _description(self) -> dict[str, Any]:
-        store_ports = self._stores.ports if self._stores else {}
+        store_ports = self._stores.ports if self._stores and not self._store_fronts else {}
         return {
             "server": self.server_url,
             "cric": self.cric_url,

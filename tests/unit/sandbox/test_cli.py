@@ -124,8 +124,9 @@ def test_a_killed_sandbox_leaves_no_process_behind(tmp_path: Path) -> None:
     _wait_until_gone([*_pids(tmp_path), command])
 
 
-def test_the_object_stores_check_keys_and_show_public_logs(tmp_path: Path) -> None:
-    child = _started(tmp_path)
+@pytest.mark.parametrize("fronts", [[], ["--store-fronts"]], ids=["bare", "fronts"])
+def test_the_object_stores_check_keys_and_show_public_logs(tmp_path: Path, fronts: list[str]) -> None:
+    child = _started(tmp_path, *fronts)
     try:
         with Sandbox(tmp_path) as sandbox:
             about, ca = sandbox.about, str(tmp_path / "ca.pem")
@@ -137,7 +138,7 @@ def test_the_object_stores_check_keys_and_show_public_logs(tmp_path: Path) -> No
         child.terminate()
         _ended(child)
     # What was stored stays, at the same address.
-    again = _run(tmp_path, "--", "true")
+    again = _run(tmp_path, *fronts, "--", "true")
     assert f"public logs: {about['public_logs']}" in again.stdout
     assert json.loads((tmp_path / "sandbox.json").read_text())["ports"] == first
     assert (tmp_path / "s3" / "rubin-data" / "a" / "b.txt").read_bytes() == b"hi"
@@ -158,6 +159,7 @@ def _check_s3(url: str, ca: str, keys: dict[str, str]) -> None:
     good = client(keys["secret_key"])
     good.put_object(Bucket="rubin-data", Key="a/b.txt", Body=b"hi")
     assert good.get_object(Bucket="rubin-data", Key="a/b.txt")["Body"].read() == b"hi"
+    assert good.head_object(Bucket="rubin-data", Key="a/b.txt")["ContentLength"] == 2
     with pytest.raises(botocore.exceptions.ClientError, match="SignatureDoesNotMatch"):
         client("wrong").get_object(Bucket="rubin-data", Key="a/b.txt")
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+from pathlib import Path
 
 import pytest
 import requests
@@ -155,3 +156,19 @@ def test_two_pilots_never_get_the_same_job(world: World) -> None:
     for thread in pilots:
         thread.join()
     assert sorted(got) == sorted(wanted)
+
+
+def test_a_store_behind_a_front_can_fail_and_be_down(tmp_path: Path) -> None:
+    with World(tmp_path, store_fronts=True) as world, requests.Session() as session:
+        session.trust_env, session.verify = False, str(world.ca_path)
+        url = f"{world.gcs_url}/upload/storage/v1/b/drp-us-central1-logging/o?uploadType=media&name=x.txt"
+        world.sandbox.fault("status", server="gcs", path="/upload/", status=403)
+        assert [session.post(url, data=b"x" * 10, timeout=10).status_code for _ in range(2)] == [403, 200]
+        uploads = [entry for entry in world.sandbox.ledger() if entry["server"] == "gcs"]
+        assert [(entry["status"], entry["body"], entry["committed"] is None) for entry in uploads] == [
+            (403, "(10 bytes)", True),
+            (200, "(10 bytes)", False),
+        ]
+        world.sandbox.down("gcs")
+        with pytest.raises(requests.ConnectionError):
+            session.post(url, data=b"x", timeout=10)
