@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Any
 
 from pilot.job.errors import Diagnosis, PilotError
 from pilot.job.states import JobState
@@ -144,6 +145,39 @@ def with_error(outcome: Outcome, diagnosis: Diagnosis) -> Outcome:
         outcome.exe_error_diag,
         outcome.notes,
     )
+
+
+def outcome_record(outcome: Outcome) -> dict[str, object]:
+    """The outcome as a journal holds it."""
+    error = outcome.pilot_error
+    return {
+        "state": outcome.state.value,
+        "trans_exit_code": outcome.trans_exit_code,
+        "pilot_error": [error.error.code, error.detail] if error else None,
+        "exe_error_code": outcome.exe_error_code,
+        "exe_error_diag": outcome.exe_error_diag,
+        "notes": dict(outcome.notes),
+    }
+
+
+def outcome_from_record(record: Mapping[str, Any]) -> Outcome:
+    """The outcome a journal holds; a code this version does not know becomes 1319 with the number in words."""
+    error = record["pilot_error"]
+    return Outcome(
+        JobState(record["state"]),
+        record["trans_exit_code"],
+        _known_diagnosis(*error) if error else None,
+        record["exe_error_code"],
+        record["exe_error_diag"],
+        record["notes"],
+    )
+
+
+def _known_diagnosis(code: int, detail: str) -> Diagnosis:
+    for error in PilotError:
+        if error.code == code:
+            return Diagnosis(error, detail)
+    return Diagnosis(PilotError.INTERNAL, f"code {code}: {detail}")
 
 
 def container_error(message: str) -> PilotError:

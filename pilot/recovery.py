@@ -1,0 +1,95 @@
+"""What an earlier pilot left on this volume is brought to its end: fold each journal, go on from the first intent without
+a result.
+
+| last durable record       | what is done                                                                          |
+| ------------------------- | ------------------------------------------------------------------------------------- |
+| none                      | nothing: the acquire answer was never durable here; the server's 30-minute rule has it |
+| acquired .. stage_in_done | report failed: the pilot was restarted before the payload                              |
+| payload_starting          | end what is left of it, upload the logs, report failed with the true cause             |
+| payload_exited            | resume stage-out (uploads are idempotent), logs, report                                |
+| final_prepared            | send the same bytes until they are acknowledged                                        |
+| final_acked               | remove the folder                                                                      |
+
+A payload is never started again: ``payload_starting`` is durable before exec.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pilot.job.model import ApiGeneration, Attempt
+from pilot.job.outcome import Outcome, outcome_from_record
+from pilot.job.report import FileReport, Usage
+from pilot.runtime.journal import Event, Record, read_journal
+from pilot.runtime.workdir import JobFolder
+
+logger = logging.getLogger("pilot.recovery")
+
+
+@dataclass(frozen=True, slots=True)
+class Unfinished:
+    """A job as its journal tells it. ``outcome``: None until the payload had ended. ``body``: the prepared final report."""
+
+    attempt: Attempt
+    api: ApiGeneration
+    definition: Mapping[str, Any]
+    batch_id: str | None
+    payload_started: bool = False
+    payload: Mapping[str, Any] = field(default_factory=dict)  # pid, boot id, PID namespace, start time, OOM count
+    isolation: str = ""
+    outcome: Outcome | None = None
+    usage: Usage = field(default_factory=Usage)
+    outputs: tuple[FileReport, ...] | None = None
+    body: Mapping[str, Any] | None = None
+    settled: bool = False
+    last_at: str = ""
+
+
+def read_unfinished(folder: JobFolder) -> Unfinished | None:
+    """The state of a job folder; None when nothing durable says that there was a job."""
+    try:
+        records = read_journal(folder.journal)
+    except OSError as error:
+        logger.warning("%s: the journal cannot be read: %s", folder.root, error.strerror)
+        return None
+    return fold(records)
+
+
+def fold(records: list[Record]) -> Unfinished | None:
+    """The records of a journal, folded. Total over every prefix a crash can leave."""
+    found: dict[str, Any] = {}
+    for record in records:
+        if record.event is Event.ACQUIRED or found:
+            found |= _folded(record)
+            found["last_at"] = record.at
+    return Unfinished(**found) if found else None
+
+
+def _folded(record: Record) -> dict[str, Any]:
+    """What one record adds."""
+    data = record.data
+    match record.event:
+        case Event.ACQUIRED:
+            return {
+                "attempt": Attempt(*data["attempt"]),
+                "api": ApiGeneration(data["api"]),
+                "definition": data["definition"],
+                "batch_id": data.get("batch_id"),
+            }
+        case Event.PAYLOAD_STARTING:
+            return {"payload_started": True, "isolation": data.get("isolation", ""), "payload": data}
+        case Event.PAYLOAD_PID:
+            return {"payload": data}
+        case Event.PAYLOAD_EXITED:
+            return {"outcome": outcome_from_record(data["outcome"]), "usage": Usage(**data.get("usage", {}))}
+        case Event.STAGE_OUT_DONE:
+            return {"outputs": tuple(FileReport(**file) for file in data.get("files", ()))}
+        case Event.FINAL_PREPARED:
+            return {"body": data["body"], "api": ApiGeneration(data["api"])}
+        case Event.FINAL_ACKED | Event.FINAL_ABANDONED:
+            return {"settled": True}
+        case _:
+            return {}
