@@ -187,6 +187,8 @@ class JobRun:
             Helpers(self._stop) as helpers,
         ):
             outcome = self._outcome(helpers)
+            # Said before the logs are stored, so that they tell how the job ended.
+            logger.info("job %s: %s%s", self._attempt, outcome.state.value, _words(outcome))
             report_first = self._hurried() and outcome.state is JobState.FAILED
             logs = LogsStored(None) if report_first else self._store_logs()
             outcome = self._proven(outcome, logs)
@@ -309,7 +311,6 @@ class JobRun:
 
     def _report(self, outcome: Outcome, stored: LogsStored) -> Delivery:
         """The final report: fixed, journalled, and sent until it is acknowledged."""
-        logger.info("job %s: %s%s", self._attempt, outcome.state.value, _words(outcome))
         body = {**self._fields(outcome.state), **self._final_fields(outcome, stored)}
         parts = self._parts
         return self._timed(
@@ -323,7 +324,8 @@ class JobRun:
         """A finished job needs its log in the report (server rule); without even a bundle it cannot be finished."""
         needed = isinstance(self._parsed, Job) and self._parsed.log is not None
         if outcome.state is JobState.FINISHED and needed and logs.bundle is None:
-            return with_error(outcome, Diagnosis(PilotError.LOG_CREATION_FAILURE, logs.problem))
+            outcome = with_error(outcome, Diagnosis(PilotError.LOG_CREATION_FAILURE, logs.problem))
+            logger.error("job %s: %s after all%s", self._attempt, outcome.state.value, _words(outcome))
         return outcome
 
     # --- beside the flow ----------------------------------------------------------------------------------------------

@@ -306,13 +306,16 @@ class Monitor:
     # --- prmon's files ------------------------------------------------------------------------------------------------
 
     def write_files(self, folder: Path) -> None:
-        """prmon's summary and table, unless the payload made them itself. Raises OSError."""
+        """prmon's summary and table, unless the payload made them itself. Raises OSError.
+
+        A payload that ended before the first sample has them too, with one row of zeros: the monitor's links must not be dead.
+        """
         with self._lock:
             rows = list(self._rows)
             if self._last is not None and (not rows or rows[-1] != self._last.row()):
                 rows.append(self._last.row())
         if not rows:
-            return
+            rows.append({**dict.fromkeys(_COLUMNS, 0.0), "Time": int(time.time())})
         table = "\n".join(["\t".join(_COLUMNS), *("\t".join(f"{row[c]:.0f}" for c in _COLUMNS) for row in rows)])
         _create(folder / OUTPUT_NAME, table + "\n")
         _create(folder / SUMMARY_NAME, json.dumps(self._summary(rows), indent=4) + "\n")
