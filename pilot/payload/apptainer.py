@@ -20,7 +20,7 @@ from pilot.job.outcome import container_error
 from pilot.payload.command import Command
 from pilot.payload.environment import DEFAULT_PATH, TRACKING_NAME, PayloadEnvironment
 from pilot.payload.folder import PayloadPlaces
-from pilot.payload.process import Launch, guarded
+from pilot.payload.process import CONTAINER_COMMS, Launch, guarded
 from pilot.payload.procfs import Process
 
 NAMES = ("apptainer", "singularity")
@@ -197,19 +197,26 @@ def _launch_environment(
 
 
 class Markers:
-    """The file by which the inside says that it runs. It is held open here, so that removing it hides nothing."""
+    """The files by which the inside says that it runs, and how its command ended. Held open: removing them hides nothing."""
 
     def __init__(self, places: PayloadPlaces) -> None:
         control = places.tmp / CONTROL_NAME
         control.mkdir(mode=0o700, exist_ok=True)
         flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
         self._started = os.open(control / "started", flags, 0o600)
+        self._exit_code = os.open(control / "exitcode", flags, 0o600)
 
     def started(self) -> bool:
         return os.fstat(self._started).st_size > 0
 
+    def exit_code(self) -> int | None:
+        """What the command ended with, when it came to an end inside; None when it was killed before."""
+        text = os.pread(self._exit_code, 16, 0).strip()
+        return int(text) if text.isdigit() and int(text) < 256 else None
+
     def close(self) -> None:
         os.close(self._started)
+        os.close(self._exit_code)
 
 
 def message_in(text: bytes) -> str | None:
@@ -235,7 +242,7 @@ def infrastructure(main_pid: int) -> Callable[[Process], bool]:
     """Tells the runtime's own processes from the payload's: their 50 MB are nobody's business but the runtime's."""
 
     def is_runtime(process: Process) -> bool:
-        return process.pid == main_pid or process.comm in ("appinit", "squashfuse_ll", "fuse-overlayfs")
+        return process.pid == main_pid or process.comm in CONTAINER_COMMS
 
     return is_runtime
 

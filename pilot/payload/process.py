@@ -27,6 +27,10 @@ from pilot.runtime.stop import Deadline, Stop, StopKind, StopReason
 _PR_SET_CHILD_SUBREAPER = 36
 KILL_WAIT_S = 5.0  # for a process to vanish after SIGKILL; only one stuck in the kernel takes longer
 INIT_WAIT_S = 2.0
+# What carries a container: not the payload's, and not to be ended before it.
+CONTAINER_COMMS = frozenset(
+    {"appinit", "starter", "starter-suid", "squashfuse_ll", "fuse-overlayfs", "apptainer", "singularity"}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +68,25 @@ class ProcessEnd:
     swept: int
     survivors: tuple[int, ...]
 
+
+# Sleeps until the pilot lets go of its pipe. "done": the job has ended. End of file: the pilot died (SIGKILL, crash), so
+# everything that carries the job's tracking variable is killed. A parent-death signal alone would not do: a container
+# runtime loses it when it enters its user namespace, and it reaches one process only.
+_GUARD = """
+read -r word
+[ "$word" = done ] && exit 0
+rounds=0
+while [ $rounds -lt 50 ]; do
+    found=$(grep -lzxF -- "$1" /proc/[0-9]*/environ 2>/dev/null)
+    [ -n "$found" ] || exit 0
+    for file in $found; do
+        pid=${file#/proc/}
+        kill -KILL "${pid%/environ}" 2>/dev/null
+    done
+    rounds=$((rounds + 1))
+    sleep 0.05
+done
+"""
 
 _own_children: set[int] = set()
 _own_children_lock = threading.Lock()
@@ -117,6 +140,45 @@ def guarded(argv: tuple[str, ...]) -> tuple[str, ...]:
     return (setpriv, "--pdeathsig", "KILL", "--no-new-privs", "--", prlimit, "--core=0:0", "--", *argv)
 
 
+class Guard:
+    """A small shell that outlives a dead pilot just long enough to end the payload it leaves behind."""
+
+    def __init__(self, tracking: str) -> None:
+        shell = shutil.which("sh", path=DEFAULT_PATH) or "/bin/sh"
+        read_end, self._write_end = os.pipe()
+        try:
+            self._process = subprocess.Popen(
+                (shell, "-c", _GUARD, "pilot-guard", tracking),
+                env={"PATH": DEFAULT_PATH},
+                cwd="/",
+                stdin=read_end,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+                close_fds=True,
+            )
+        except OSError:
+            os.close(self._write_end)
+            raise
+        finally:
+            os.close(read_end)
+        register_child(self._process.pid)
+
+    def dismiss(self) -> None:
+        """The job has ended as it should: let the guard go."""
+        try:
+            os.write(self._write_end, b"done\n")
+        except OSError:
+            pass
+        os.close(self._write_end)
+        try:
+            self._process.wait(KILL_WAIT_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        release_child(self._process.pid)
+
+
 class PayloadProcess:
     """A running payload. Start it on the main thread: the parent-death signal fires when the *forking thread* ends."""
 
@@ -127,7 +189,12 @@ class PayloadProcess:
         self._adopted_cpu_s = 0.0
         self._exited = threading.Event()
         self.started_at_s = monotonic_s()
-        self._process = self._start(launch)
+        self._guard = Guard(f"{TRACKING_NAME}={launch.tracking_id}")
+        try:
+            self._process = self._start(launch)
+        except (PayloadError, OSError):
+            self._guard.dismiss()
+            raise
         self.pid = self._process.pid
         register_child(self.pid)
         me = procfs.read_process(self.pid)
@@ -224,16 +291,23 @@ class PayloadProcess:
         """SIGTERM, ``grace_s`` seconds of patience, then SIGKILL: container init first, so that nothing is orphaned."""
         patience = Deadline(grace_s)
         if grace_s > 0:
-            self._signal_group(signal.SIGTERM)
+            self._ask_all()
             if self._exited.wait(patience.left_s()):
                 self._let_the_rest_finish(patience)
                 return
         for process in self.members():
             if process.comm == "appinit":
-                _kill(process)
+                _send(process, signal.SIGKILL)
         if not self._exited.wait(INIT_WAIT_S if self._contained() else 0):
             self._signal_group(signal.SIGKILL)
             self._exited.wait(KILL_WAIT_S)
+
+    def _ask_all(self) -> None:
+        """SIGTERM to the process group, and to members that left it; never to what carries the container itself."""
+        self._signal_group(signal.SIGTERM)
+        for process in self.members():
+            if process.pgrp != self.pid and process.comm not in CONTAINER_COMMS:
+                _send(process, signal.SIGTERM)
 
     def _contained(self) -> bool:
         return any(process.comm == "appinit" for process in self.members())
@@ -263,6 +337,7 @@ class PayloadProcess:
         code = os.waitstatus_to_exitcode(status)
         self._process.returncode = code
         release_child(self.pid)
+        self._guard.dismiss()
         return ProcessEnd(
             exit_code=code if code >= 0 else None,
             signal=-code if code < 0 else None,
@@ -287,14 +362,14 @@ class PayloadProcess:
             if limit.passed():
                 return len(killed), tuple(p.pid for p in living)
             for process in living:
-                _kill(process)
+                _send(process, signal.SIGKILL)
                 killed.add(process.key)
             pause.wait(delay_s)
             delay_s = min(delay_s * 2, 0.05)
 
 
-def _kill(process: Process) -> None:
-    """SIGKILL exactly this process: a handle is opened first and the start time compared, so no reused pid is hit."""
+def _send(process: Process, number: signal.Signals) -> None:
+    """Signal exactly this process: a handle is opened first and the start time compared, so no reused pid is hit."""
     try:
         handle = os.pidfd_open(process.pid)
     except OSError:
@@ -302,7 +377,7 @@ def _kill(process: Process) -> None:
     try:
         now = procfs.read_process(process.pid)
         if now is not None and now.key == process.key:
-            signal.pidfd_send_signal(handle, signal.SIGKILL)
+            signal.pidfd_send_signal(handle, number)
     except (ProcessLookupError, PermissionError):
         pass
     finally:

@@ -193,9 +193,8 @@ class PreparedPayload:
                 scope.wait(None)
             finally:
                 reason = scope.reason or StopReason(StopKind.INTERNAL, "the pilot could not go on")
-                stopped_by = self._end(process, reason, monitor)
-            end = process.finish(stopped_by)
-            watcher.join(1.0)
+                end = process.finish(self._end(process, reason, monitor))
+                watcher.join(1.0)
         return self._report(end, monitor, cgroup.oom_kill_count() - killed_before)
 
     def _new_monitor(self, process: PayloadProcess, scope: Stop) -> Monitor:
@@ -231,9 +230,10 @@ class PreparedPayload:
             logger.warning("%s: %s", error.filename, error.strerror)
         # The kernel's own maximum of one process catches peaks between samples; a starter's says nothing of the payload.
         single = end.max_single_rss_bytes if self._markers is None else 0
+        exit_code, number = self._ending(end)
         return PayloadEnd(
-            exit_code=None if message else end.exit_code,
-            signal=None if message else end.signal,
+            exit_code=None if message else exit_code,
+            signal=None if message else number,
             usage=monitor.usage(end.cpu_s, single if single > _own_rss_bytes() else 0),
             wall_s=end.wall_s,
             isolation=self._isolation,
@@ -244,6 +244,11 @@ class PreparedPayload:
             first_error=words.first_error if end.exit_code != 0 else None,
             no_work=words.no_work,
         )
+
+    def _ending(self, end: ProcessEnd) -> tuple[int | None, int | None]:
+        """The command's own exit code where a stopped container outlived it; else what the kernel says."""
+        inside = self._markers.exit_code() if self._markers is not None and end.stopped_by is not None else None
+        return (end.exit_code, end.signal) if inside is None else (inside, None)
 
     def _container_message(self, end: ProcessEnd) -> str | None:
         """The runtime's words when the payload's first line was never reached and nobody stopped it."""
