@@ -72,6 +72,15 @@ def _start(algorithm: ChecksumAlgorithm) -> _Adler32 | _Crc32c | hashlib._Hash:
     return hashlib.sha256()
 
 
+def from_goog_hash(header: str) -> tuple[Checksum, ...]:
+    """The crc32c of an ``x-goog-hash`` header (``crc32c=...,md5=...``); md5 is left out: it costs more to check than to move."""
+    for part in header.split(","):
+        algorithm, _equals, text = part.strip().partition("=")
+        if algorithm == "crc32c" and (crc32c := from_base64("crc32c", text)):
+            return (crc32c,)
+    return ()
+
+
 def from_base64(algorithm: ChecksumAlgorithm, text: str) -> Checksum | None:
     """A checksum as Google's stores write it (base64 of the big-endian bytes); None when it is not one."""
     import base64

@@ -28,7 +28,7 @@ from pilot.runtime.http import USER_AGENT, new_session, system_ca
 from pilot.runtime.retry import RETRYABLE_HTTP_STATUSES
 from pilot.runtime.secret import SecretFile
 from pilot.storage import google_credentials
-from pilot.storage.checksum import from_base64
+from pilot.storage.checksum import from_base64, from_goog_hash
 from pilot.storage.store import (
     AccessRefused,
     BadUrl,
@@ -45,24 +45,23 @@ from pilot.storage.store import (
     Unavailable,
     Untrusted,
     innermost,
+    retry_after_s,
 )
 from pilot.storage.urls import ObjectName, object_name, shown
 
 BLOCK_BYTES = 1 << 20
 TIMEOUTS_S = (5.0, 30.0)  # to connect, and between two bytes
 UPLOAD_CHUNK_BYTES = 8 << 20  # of a resumable upload (above 8 MiB); held in memory
-DEFAULT_ENDPOINT = "https://storage.googleapis.com"
-DEFAULT_METADATA_URL = "http://metadata.google.internal"
 
 
 @dataclass(frozen=True, slots=True)
 class GcsOptions:
     """``key_file`` wins over Workload Identity at ``metadata_url``; with neither only public buckets can be read."""
 
-    endpoint: str = DEFAULT_ENDPOINT
-    ca_path: str | None = None
-    key_file: Path | None = None
-    metadata_url: str | None = DEFAULT_METADATA_URL
+    endpoint: str
+    ca_path: str | None
+    key_file: Path | None
+    metadata_url: str | None
 
 
 class GcsStore:
@@ -187,12 +186,8 @@ class _BlockwiseAdapter(HTTPAdapter):
 def _announced(response: requests.Response) -> StoredObject:
     """What the headers of a download say: the stored size, and the crc32c of ``x-goog-hash``."""
     text = response.headers.get("content-length", "")
-    checksums: list[Checksum] = []
-    for part in response.headers.get("x-goog-hash", "").split(","):
-        algorithm, _equals, digest = part.strip().partition("=")
-        if algorithm == "crc32c" and (crc32c := from_base64("crc32c", digest)):
-            checksums.append(crc32c)
-    return StoredObject(int(text) if text.isdecimal() else None, tuple(checksums))
+    checksums = from_goog_hash(response.headers.get("x-goog-hash", ""))
+    return StoredObject(int(text) if text.isdecimal() else None, checksums)
 
 
 def _described(blob: Any) -> StoredObject:
@@ -232,13 +227,8 @@ def _from_status(url: str, status: int, message: str, response: Any) -> StoreErr
     if status == 400 and "crc32c" in said.lower():
         return ChecksumMismatch(said, "crc32c")
     if status in RETRYABLE_HTTP_STATUSES or status >= 500:
-        return Unavailable(said, _retry_after_s(response))
+        return Unavailable(said, retry_after_s(getattr(response, "headers", {}).get("Retry-After")))
     return Refused(said)
-
-
-def _retry_after_s(response: Any) -> float | None:
-    text = getattr(response, "headers", {}).get("Retry-After", "")
-    return float(text) if text.isdecimal() else None
 
 
 def _from_auth(url: str, error: google.auth.exceptions.GoogleAuthError) -> StoreError:

@@ -26,7 +26,7 @@ from botocore.configprovider import BOTOCORE_DEFAUT_SESSION_VARIABLES
 from pilot.job.model import Checksum, ChecksumAlgorithm
 from pilot.runtime.http import system_ca
 from pilot.runtime.secret import Secret, SecretFile
-from pilot.storage.checksum import from_base64
+from pilot.storage.checksum import from_goog_hash
 from pilot.storage.store import (
     AccessRefused,
     BadUrl,
@@ -44,6 +44,7 @@ from pilot.storage.store import (
     Unavailable,
     Untrusted,
     innermost,
+    retry_after_s,
 )
 from pilot.storage.urls import ObjectName, object_name, shown
 
@@ -51,7 +52,6 @@ BLOCK_BYTES = 1 << 20
 MD5_AHEAD_MAX_BYTES = (
     64 << 20
 )  # up to here an upload carries Content-MD5; reading twice is cheap while the file is in the page cache
-DEFAULT_ENDPOINT = "https://storage.googleapis.com"
 PLAIN_MD5 = re.compile(r"[0-9a-f]{32}")
 
 
@@ -60,9 +60,9 @@ class S3Options:
     """``key_file``: a YAML or JSON mapping with ``access_key`` and ``secret_key``. ``region``: ``auto`` for Google."""
 
     key_file: Path | None
-    endpoint: str = DEFAULT_ENDPOINT
-    region: str = "auto"
-    ca_path: str | None = None
+    endpoint: str
+    region: str
+    ca_path: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,16 +200,12 @@ def _md5_ahead(source: Source) -> str:
 def _described(answer: Mapping[str, Any]) -> StoredObject:
     """Size and checksums of a GET or HEAD answer. An ETag is an md5 only when it looks like one: not after a multipart upload."""
     headers = {name.lower(): text for name, text in answer["ResponseMetadata"]["HTTPHeaders"].items()}
-    checksums: list[Checksum] = []
-    for part in headers.get("x-goog-hash", "").split(","):
-        algorithm, _equals, text = part.strip().partition("=")
-        if algorithm == "crc32c" and (crc32c := from_base64("crc32c", text)):
-            checksums.append(crc32c)
+    checksums = from_goog_hash(headers.get("x-goog-hash", ""))
     etag = str(answer.get("ETag", "")).strip('"').lower()
     # At Google the ETag of an object that was uploaded in parts looks like an md5 and is not; there x-goog-hash is the truth.
     if "x-goog-hash" not in headers and PLAIN_MD5.fullmatch(etag):
-        checksums.append(Checksum("md5", etag))
-    return StoredObject(answer.get("ContentLength"), tuple(checksums))
+        checksums = (Checksum("md5", etag),)
+    return StoredObject(answer.get("ContentLength"), checksums)
 
 
 @contextmanager
@@ -261,10 +257,7 @@ def _from_answer(url: str, error: botocore.exceptions.ClientError) -> StoreError
     if status == 507:
         return StoreFull(said)
     if status in (408, 425, 429) or status >= 500:
-        return Unavailable(said, _retry_after_s(error))
+        return Unavailable(
+            said, retry_after_s(error.response["ResponseMetadata"].get("HTTPHeaders", {}).get("retry-after"))
+        )
     return Refused(said)
-
-
-def _retry_after_s(error: botocore.exceptions.ClientError) -> float | None:
-    text = str(error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("retry-after", ""))
-    return float(text) if text.isdecimal() else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import stat
 import uuid
@@ -39,7 +40,9 @@ from pilot.storage.store import (
     Unavailable,
 )
 from pilot.storage.transfer import fetch, open_regular, require_free_disk, send
-from pilot.storage.urls import door_url, local_path
+from pilot.storage.urls import door_url, local_path, shown
+
+logger = logging.getLogger("pilot.storage")
 
 EndpointOf = Callable[[str, Stop], Endpoint]  # raises PilotCannotWork: unknown, unreadable, or CRIC out of reach
 
@@ -135,6 +138,7 @@ class JobStager:
                     max_bytes=limit_bytes,
                     policy=self._policy,
                 )
+                logger.info("input %s: %d bytes from %s", file.lfn, fetched.size_bytes, shown(place.url))
                 return fetched.path
             except (NoSpace, TooLarge) as error:
                 raise StageInError(IN_CODES[type(error)], _told(file, place, error)) from error
@@ -169,6 +173,7 @@ class JobStager:
             raise StageOutError(code, _told(file, place, error)) from error
         except OSError as error:
             raise StageOutError(PilotError.STAGE_OUT_FAILED, f"{from_folder}: {error.strerror}") from error
+        logger.info("output %s: %d bytes at %s", file.lfn, stored.size_bytes, shown(stored.url))
         return FileReport(file.lfn, file.guid or str(uuid.uuid4()), stored.size_bytes, stored.adler32, stored.url)
 
     # --- both

@@ -96,6 +96,11 @@ def innermost(error: BaseException) -> str:
     return (words.splitlines() or [""])[0][:200]
 
 
+def retry_after_s(header: str | None) -> float | None:
+    """A Retry-After header in seconds; None when absent or a date (no store sends one)."""
+    return float(header) if header and header.isdecimal() else None
+
+
 @dataclass(frozen=True, slots=True)
 class StoredObject:
     """An object as its store describes it. None and (): the store does not say."""

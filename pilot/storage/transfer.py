@@ -8,6 +8,7 @@ scope ends a transfer at its next block.
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import secrets
 import stat
@@ -39,6 +40,8 @@ from pilot.storage.store import (
     Truncated,
 )
 from pilot.storage.urls import shown
+
+logger = logging.getLogger("pilot.storage")
 
 T = TypeVar("T")
 
@@ -161,6 +164,10 @@ def _retried(attempt: Callable[[], T], policy: RetryPolicy, stop: Stop) -> T:
             if str(error) in seen:
                 raise _SameAgain(error) from error
             seen.add(str(error))
+            logger.warning("%s", error)
+            raise
+        except RetryableError as error:
+            logger.warning("%s", error)
             raise
 
     try:

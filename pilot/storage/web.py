@@ -27,6 +27,7 @@ from pilot.storage.store import (
     Unavailable,
     Untrusted,
     innermost,
+    retry_after_s,
 )
 from pilot.storage.urls import shown
 
@@ -97,8 +98,7 @@ def _from_status(url: str, response: requests.Response) -> StoreError:
     if status in (404, 410):
         return NotFound(said)
     if status in RETRYABLE_HTTP_STATUSES or status >= 500:
-        text = response.headers.get("retry-after", "")
-        return Unavailable(said, float(text) if text.isdecimal() else None)
+        return Unavailable(said, retry_after_s(response.headers.get("retry-after")))
     return Refused(said)
 
 

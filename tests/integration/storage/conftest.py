@@ -12,9 +12,9 @@ import trustme
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from pilot.sandbox.stores import Stores as StoreServers
 from pilot.storage.opening import StorageOptions, open_stores
 from pilot.storage.store import Stores
+from tests.integration.storage.servers import StoreServers, store_servers_at
 
 ACCESS_KEY = "GOOGTESTACCESSKEY"
 SECRET_KEY = "made-up-secret-of-the-tests"
@@ -49,11 +49,8 @@ def tls(tmp_path_factory: pytest.TempPathFactory) -> Tls:
 def store_servers(tls: Tls, tmp_path_factory: pytest.TempPathFactory) -> Iterator[StoreServers]:
     """rclone's S3 and fake-gcs-server, with the buckets ``inputs`` and ``outputs`` in each."""
     folder = tmp_path_factory.mktemp("stores")
-    servers = StoreServers(folder, {})
-    servers.make_buckets(("inputs", "outputs"), ("inputs", "outputs"))
-    servers.start(tls.chain, tls.key, ACCESS_KEY, SECRET_KEY)
-    yield servers
-    servers.stop()
+    with store_servers_at(folder, tls.chain, tls.key, (ACCESS_KEY, SECRET_KEY), ("inputs", "outputs")) as servers:
+        yield servers
 
 
 @pytest.fixture(autouse=True)

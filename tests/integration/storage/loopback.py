@@ -8,7 +8,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -54,14 +54,19 @@ class Loopback:
 def serving(answer: Answer, certificate: tuple[Path, Path] | None = None) -> Iterator[Loopback]:
     """Serve until the block ends; ``certificate``: PEM files of chain and key, for https."""
     seen: list[Recorded] = []
+    connections: list[socket.socket] = []
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
+        def setup(self) -> None:
+            connections.append(self.request)
+            super().setup()
+
         def handle_one_request(self) -> None:
             try:
                 super().handle_one_request()
-            except (ConnectionError, ssl.SSLError):
+            except (OSError, ValueError):  # the client, or the end of the test, closed the connection
                 self.close_connection = True
 
         def answer(self) -> None:
@@ -104,7 +109,7 @@ def serving(answer: Answer, certificate: tuple[Path, Path] | None = None) -> Ite
             return
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
+    server.daemon_threads = False  # server_close joins them
     server.handle_error = lambda request, client_address: None  # type: ignore[method-assign]
     scheme = "http"
     if certificate is not None:
@@ -118,5 +123,8 @@ def serving(answer: Answer, certificate: tuple[Path, Path] | None = None) -> Ite
         yield Loopback(f"{scheme}://localhost:{server.server_address[1]}", seen)
     finally:
         server.shutdown()
+        for connection in connections:
+            with suppress(OSError):  # closed already
+                connection.shutdown(socket.SHUT_RDWR)
         server.server_close()
         thread.join(5)

@@ -37,7 +37,6 @@ class Google:
         self.good_token = "good-token"
         self.refuse_status: int | None = None
         self.store = self.start(self._answer)
-        self._opened: list[Stores] = []
 
     def start(self, answer: Answer, https: bool = True) -> Loopback:
         return self._stack.enter_context(serving(answer, self._tls.server if https else None))

@@ -12,7 +12,6 @@ import requests
 from pilot.job.model import Checksum
 from pilot.runtime.retry import RetryPolicy
 from pilot.runtime.stop import Stop, StopKind, Stopped, StopReason
-from pilot.sandbox.stores import Stores as StoreServers
 from pilot.storage.opening import StorageOptions, open_stores
 from pilot.storage.store import (
     AccessRefused,
@@ -28,6 +27,7 @@ from pilot.storage.store import (
 )
 from pilot.storage.transfer import fetch, send
 from tests.integration.storage.conftest import Tls
+from tests.integration.storage.servers import StoreServers
 
 ONCE = RetryPolicy("once", tries=1, first_s=0.01, cap_s=0.01, total_s=5)
 BUCKETS = pytest.mark.parametrize("bucket", ["gs://outputs", "s3://outputs"])
