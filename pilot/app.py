@@ -198,7 +198,8 @@ def _plan(settings: Settings, queue: Queue) -> WorkerPlan:
         time_floor_s=queue.time_floor_s if settings.time_floor_s is None else settings.time_floor_s,
         final_retry_s=settings.final_retry_s,
         disk_limit_bytes=settings.disk_limit_mib * MEGABYTE if settings.disk_limit_mib else None,
-        push_job=_push_job(settings) if settings.job else None,
+        push_job=_push_job(settings) if settings.job and not settings.recover_only else None,
+        recover_only=settings.recover_only,
     )
 
 

@@ -46,6 +46,11 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"pilot {__version__}")
     parser.add_argument("--sandbox", action="store_true", help="run against a PanDA world started on this machine")
+    parser.add_argument(
+        "--recover-only",
+        action="store_true",
+        help="bring what an earlier pilot left in the work folder to its end, and leave",
+    )
     groups: dict[str, argparse._ArgumentGroup] = {}
     for option in OPTIONS:
         if option.group not in groups:

@@ -12,13 +12,14 @@ from __future__ import annotations
 import errno
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field, replace
 from typing import TypeVar
 
 from pilot.heartbeat import Heartbeat
 from pilot.job.errors import Diagnosis, PilotError, StageError
 from pilot.job.model import ApiGeneration, Attempt, Job, MalformedJob
-from pilot.job.outcome import Outcome, PayloadFacts, StopCause, failed, judge, with_error
+from pilot.job.outcome import Outcome, PayloadFacts, StopCause, failed, judge, outcome_record, with_error
 from pilot.job.parse import parse_job, without_secrets
 from pilot.job.report import (
     DIAG_MAX_CHARS,
@@ -41,14 +42,17 @@ from pilot.ports import (
     PandaServer,
     Payload,
     PayloadEnd,
+    ServerRefused,
     ServerUnreachable,
     Stager,
     UpdateAnswer,
 )
+from pilot.recovery import Unfinished
 from pilot.runtime.clock import monotonic_s, server_time, utc_now
 from pilot.runtime.events import log_to_file
 from pilot.runtime.journal import Event, Journal
 from pilot.runtime.loops import Helper, Helpers, run_stage
+from pilot.runtime.probe import Point, probe
 from pilot.runtime.retry import RetryableError, RetryPolicy, retry_call
 from pilot.runtime.stop import Stop, StopKind, Stopped, StopReason
 from pilot.runtime.workdir import JobFolder, WorkVolume
@@ -58,7 +62,8 @@ logger = logging.getLogger("pilot.job")
 T = TypeVar("T")
 
 LOG_SHARE = 0.6  # of the shutdown time; the rest is the report's
-HURRIED = frozenset({StopKind.SIGTERM, StopKind.SIGINT})  # a deadline is running: the report goes before the logs
+# A deadline is running: the report goes before the logs.
+HURRIED = frozenset({StopKind.SIGTERM, StopKind.SIGINT, StopKind.LIFETIME})
 START_RETRY = RetryPolicy("starting", tries=100_000, first_s=0.5, cap_s=20, total_s=600)
 
 
@@ -121,33 +126,65 @@ def run_job(
 ) -> JobRecord | None:
     """Run one acquired job to its acknowledged final report; the job folder goes only then.
 
-    None when the answer held nothing that could be reported to anybody (no PandaID). Raises OSError when not even the
-    job's folder or journal can be made; then the report was sent without them.
+    None when the answer held nothing that could be reported to anybody (no PandaID). When not even the job's folder,
+    journal or log can be made, it is reported failed without them.
     """
     parsed = parse_job(acquired.definition)
     if parsed.attempt is None:
         logger.error("the server sent a job that names no PandaID: %s", parsed.diagnosis)
         return None
-    try:
-        folder = volume.open_job(parsed.attempt)
-        journal = Journal(folder.journal)
-        journal.append(
-            Event.ACQUIRED,
-            definition=without_secrets(acquired.definition),
-            api=acquired.api.value,
-            batch_id=parts.identity.batch_id,
-        )
-    except OSError as error:
-        return _report_without_folder(parsed.attempt, acquired.api, parts, worker_stop, error)
-    try:
-        with log_to_file(folder.pilot_log):
-            record = JobRun(parsed, parsed.attempt, acquired.api, parts, folder, journal, acquire_s).live(worker_stop)
-    finally:
-        journal.close()
+    with ExitStack() as closing:
+        try:
+            folder = volume.open_job(parsed.attempt)
+            journal = Journal(folder.journal)
+            closing.callback(journal.close)
+            probe(Point.ACQUIRE_ANSWERED)
+            journal.append(
+                Event.ACQUIRED,
+                attempt=[parsed.attempt.panda_id, parsed.attempt.attempt_nr],
+                definition=without_secrets(acquired.definition),
+                api=acquired.api.value,
+                batch_id=parts.identity.batch_id,
+            )
+            probe(Point.ACQUIRED)
+            closing.enter_context(log_to_file(folder.pilot_log))
+        except OSError as error:
+            return _report_without_folder(parsed.attempt, acquired.api, parts, worker_stop, error)
+        record = JobRun(parsed, parsed.attempt, acquired.api, parts, folder, journal, acquire_s).live(worker_stop)
+    _clear_away(record, folder, volume)
+    return record
+
+
+def finish_job(
+    left: Unfinished, folder: JobFolder, parts: JobParts, volume: WorkVolume, worker_stop: Stop
+) -> JobRecord | None:
+    """Bring a job that an earlier pilot left in ``folder`` to its acknowledged report. None when there is nothing to tell.
+
+    The job stays with the batch id and the API generation it was acquired with (server rules).
+    """
+    if left.settled:
+        folder.remove()
+        return None
+    with ExitStack() as closing:
+        try:
+            journal = Journal(folder.journal)
+            closing.callback(journal.close)
+            closing.enter_context(log_to_file(folder.pilot_log))
+        except OSError as error:
+            return _report_without_folder(left.attempt, left.api, parts, worker_stop, error)
+        parts = replace(parts, identity=replace(parts.identity, batch_id=left.batch_id))
+        parsed = parse_job(left.definition)
+        record = JobRun(parsed, left.attempt, left.api, parts, folder, journal, 0.0).resume(worker_stop, left)
+    _clear_away(record, folder, volume)
+    return record
+
+
+def _clear_away(record: JobRecord, folder: JobFolder, volume: WorkVolume) -> None:
+    """The job folder goes only when the server has acknowledged the final report."""
     if record.delivery.settled:
+        probe(Point.CLEANING)
         _keep_unstored_bundle(record, folder, volume)
         folder.remove()
-    return record
 
 
 class JobRun:
@@ -178,7 +215,20 @@ class JobRun:
         self._heartbeat = Heartbeat(parts.server, api, self._fields, self._obey, parts.heartbeat_s)
 
     def live(self, worker_stop: Stop) -> JobRecord:
-        """The job's life."""
+        """The job's life, from its parsed definition."""
+        return self._to_the_end(worker_stop, self._stages)
+
+    def resume(self, worker_stop: Stop, left: Unfinished) -> JobRecord:
+        """The rest of a life that an earlier pilot began."""
+        logger.info("job %s: an earlier pilot left it at %s", self._attempt, left.last_at)
+        if left.body is not None:
+            delivery = self._send(worker_stop, left.body, prepared=True)
+            return self._record(Outcome(JobState(str(left.body["job_status"]))), delivery, LogsStored(None), ())
+        self._usage, self._isolation, self._outputs = left.usage, left.isolation, left.outputs or ()
+        return self._to_the_end(worker_stop, lambda job, helpers: self._rest_of_stages(job, helpers, left))
+
+    def _to_the_end(self, worker_stop: Stop, stages: Callable[[Job, Helpers], Outcome]) -> JobRecord:
+        """The stages, and what follows them whatever became of them: logs and report, in the order the stop allows."""
         logger.info("job %s: %s", self._attempt, self._log_url)
         with (
             worker_stop.child() as self._stop,
@@ -186,16 +236,20 @@ class JobRun:
             worker_stop.grace(self._parts.shutdown_s) as self._grace,
             Helpers(self._stop) as helpers,
         ):
-            outcome = self._outcome(helpers)
-            # Said before the logs are stored, so that they tell how the job ended.
+            outcome = self._outcome(helpers, stages)
             logger.info("job %s: %s%s", self._attempt, outcome.state.value, _words(outcome))
             report_first = self._hurried() and outcome.state is JobState.FAILED
-            logs = LogsStored(None) if report_first else self._store_logs()
+            logs = LogsStored(None) if report_first else self._store_logs(helpers)
             outcome = self._proven(outcome, logs)
             self._end_heartbeat(helpers)
             delivery = self._report(outcome, logs)
             if report_first:
-                logs = self._store_logs()
+                logs = self._store_logs(helpers)
+        return self._record(outcome, delivery, logs, tuple(helpers.abandoned))
+
+    def _record(
+        self, outcome: Outcome, delivery: Delivery, logs: LogsStored, abandoned_helpers: tuple[str, ...]
+    ) -> JobRecord:
         return JobRecord(
             self._attempt,
             self._parsed.task_id if isinstance(self._parsed, Job) else None,
@@ -206,39 +260,62 @@ class JobRun:
             self._usage,
             self._isolation,
             logs,
-            tuple(helpers.abandoned),
+            abandoned_helpers,
         )
 
     # --- the stages ---------------------------------------------------------------------------------------------------
 
-    def _outcome(self, helpers: Helpers) -> Outcome:
+    def _outcome(self, helpers: Helpers, stages: Callable[[Job, Helpers], Outcome]) -> Outcome:
         """The stages up to stage-out, and the one place where an exception becomes an Outcome."""
         try:
             if isinstance(self._parsed, MalformedJob):
                 return failed(self._parsed.diagnosis)
-            return self._stages(self._parsed, helpers)
+            return stages(self._parsed, helpers)
         except StageError as error:
             return failed(error.diagnosis)
         except Stopped as stopped:
             return failed(self._stop_diagnosis(stopped.reason))
         except OSError as error:
             return failed(_disk_diagnosis(error))
+        except Exception as error:  # the boundary: a job is reported whatever breaks in a part
+            logger.error("job %s: a part of the pilot failed", self._attempt, exc_info=error)
+            return failed(Diagnosis(PilotError.UNKNOWN_EXCEPTION, f"{type(error).__name__}: {error}"))
 
     def _stages(self, job: Job, helpers: Helpers) -> Outcome:
+        self._stop.check()
+        probe(Point.FOLDER_MADE)
         self._start()
         self._pump = helpers.start("log-pump", self._follow_logs)
         self._beating = helpers.start("heartbeat", self._heartbeat.beat)
         self._timed("stage_in_s", lambda: self._stage_in(job))
-        end = self._run_payload(job)
-        outcome = judge(self._facts(end))
+        outcome = self._run_payload(job)
         if outcome.state is JobState.FINISHED:
             outcome = self._stage_out(job, outcome)
         return outcome
 
+    def _rest_of_stages(self, job: Job, helpers: Helpers, left: Unfinished) -> Outcome:
+        """What is left to do of the stages; a payload is never started again."""
+        self._beating = helpers.start("heartbeat", self._heartbeat.beat)
+        if left.outcome is None and left.payload_started:
+            return failed(self._parts.payload.lay_to_rest(left.payload, self._folder))
+        if left.outcome is None:
+            return failed(Diagnosis(PilotError.INTERNAL, "the pilot was restarted before the payload was started"))
+        if left.outcome.state is JobState.FINISHED and left.outputs is None:
+            return self._stage_out(job, left.outcome)
+        return left.outcome
+
     def _start(self) -> None:
         """The payload starts only after the server has accepted ``starting`` without a kill (lease first, then work)."""
         policy = replace(START_RETRY, total_s=self._parts.start_wait_s)
-        answer = run_stage("starting", lambda: retry_call(self._announce_start, policy, self._stop), self._stop)
+        probe(Point.STARTING_ASKING)
+        try:
+            answer = run_stage("starting", lambda: retry_call(self._announce_start, policy, self._stop), self._stop)
+        except RetryableError as trouble:
+            self._stop.check()
+            raise StageError(PilotError.COMMUNICATION_FAILURE, f"the start was not accepted: {trouble}") from trouble
+        except ServerRefused as refusal:
+            raise StageError(PilotError.INTERNAL, f"the server refuses the job's start: {refusal}") from refusal
+        probe(Point.STARTING_ACCEPTED)
         self._obey(answer)
         self._stop.check()
         self._journal.append(Event.STARTING_ACCEPTED, durable=False)
@@ -256,23 +333,31 @@ class JobRun:
             run_stage("stage-in", lambda: self._parts.stager.stage_in(job, self._folder.work, self._stop), self._stop)
             self._journal.append(Event.STAGE_IN_DONE, durable=False)
 
-    def _run_payload(self, job: Job) -> PayloadEnd:
+    def _run_payload(self, job: Job) -> Outcome:
         prepared = self._timed(
             "setup_s",
             lambda: run_stage("setup", lambda: self._parts.payload.prepare(job, self._folder, self._stop), self._stop),
         )
         self._isolation = prepared.isolation
+        probe(Point.PREPARED)
         self._stop.check()
         # Durable before exec: a successor that reads this never starts the payload again.
-        self._journal.append(Event.PAYLOAD_STARTING, isolation=prepared.isolation)
+        self._journal.append(Event.PAYLOAD_STARTING, isolation=prepared.isolation, **prepared.mark)
+        probe(Point.PAYLOAD_STARTING)
         end = self._timed("payload_s", lambda: prepared.run(self._stop, self._payload_started))
         self._usage = end.usage
-        self._journal.append(Event.PAYLOAD_EXITED, exit_code=end.exit_code, signal=end.signal)
-        return end
+        outcome = judge(self._facts(end))
+        self._journal.append(Event.PAYLOAD_EXITED, outcome=outcome_record(outcome), usage=asdict(end.usage))
+        probe(Point.PAYLOAD_EXITED)
+        return outcome
 
     def _payload_started(self, pid: int) -> None:
-        self._journal.append(Event.PAYLOAD_PID, durable=False, pid=pid)
+        try:
+            self._journal.append(Event.PAYLOAD_PID, durable=False, pid=pid)
+        except OSError as error:  # a running payload is worth more than this record
+            logger.warning("job %s: the journal cannot be written: %s", self._attempt, error.strerror)
         self._heartbeat.announce(JobState.RUNNING)
+        probe(Point.PAYLOAD_RUNNING)
 
     def _stage_out(self, job: Job, outcome: Outcome) -> Outcome:
         """Success is proven here: every declared output is stored and verified, under the grace scope."""
@@ -290,11 +375,11 @@ class JobRun:
             return with_error(outcome, error.diagnosis)
         except Stopped as stopped:
             return with_error(outcome, self._stop_diagnosis(stopped.reason))
-        self._journal.append(Event.STAGE_OUT_DONE)
+        self._journal.append(Event.STAGE_OUT_DONE, files=[asdict(file) for file in self._outputs])
         return outcome
 
-    def _store_logs(self) -> LogsStored:
-        self._end_pump()
+    def _store_logs(self, helpers: Helpers) -> LogsStored:
+        self._end_pump(helpers)
         if not isinstance(self._parsed, Job):
             return LogsStored(None)
         job = self._parsed
@@ -307,17 +392,30 @@ class JobRun:
             )
         except Stopped as stopped:
             return LogsStored(None, f"no time was left: {stopped}")
+        except Exception as error:  # the boundary: the report goes out whatever became of the logs
+            logger.error("job %s: its logs cannot be stored", self._attempt, exc_info=error)
+            return LogsStored(None, f"{type(error).__name__}: {error}")
         return stored
 
     def _report(self, outcome: Outcome, stored: LogsStored) -> Delivery:
         """The final report: fixed, journalled, and sent until it is acknowledged."""
         body = {**self._fields(outcome.state), **self._final_fields(outcome, stored)}
-        parts = self._parts
-        return self._timed(
-            "report_s",
-            lambda: send_final(
-                parts.server, self._journal, self._attempt, self._api, body, self._grace, parts.final_retry_s
-            ),
+        return self._timed("report_s", lambda: self._deliver(body, self._grace, prepared=False))
+
+    def _send(self, worker_stop: Stop, body: Mapping[str, FieldValue], *, prepared: bool) -> Delivery:
+        with worker_stop.grace(self._parts.shutdown_s) as grace:
+            return self._timed("report_s", lambda: self._deliver(body, grace, prepared=prepared))
+
+    def _deliver(self, body: Mapping[str, FieldValue], stop: Stop, *, prepared: bool) -> Delivery:
+        return send_final(
+            self._parts.server,
+            self._journal,
+            self._attempt,
+            self._api,
+            body,
+            stop,
+            self._parts.final_retry_s,
+            prepared=prepared,
         )
 
     def _proven(self, outcome: Outcome, logs: LogsStored) -> Outcome:
@@ -336,9 +434,9 @@ class JobRun:
     def _follow_logs(self, stop: Stop) -> None:
         self._parts.logs.follow(self._attempt, self._folder, stop)
 
-    def _end_pump(self) -> None:
+    def _end_pump(self, helpers: Helpers) -> None:
         if self._pump is not None:
-            self._pump.finish()
+            helpers.finish(self._pump)
 
     def _end_heartbeat(self, helpers: Helpers) -> None:
         """The last helper to stop, and stopped before the final report: the server must hear nothing after that."""
@@ -348,6 +446,7 @@ class JobRun:
     def _obey(self, answer: UpdateAnswer) -> None:
         if answer.kill and self._stop.request(StopReason(StopKind.SERVER_KILL)):
             logger.warning("job %s: the server asks to kill it", self._attempt)
+            probe(Point.KILL_RECEIVED)
 
     def _hurried(self) -> bool:
         reason = self._stop.reason

@@ -6,16 +6,15 @@ import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from enum import Enum
-from typing import Any
 
 from pilot.job.model import ApiGeneration, Attempt
 from pilot.job.report import FieldValue
 from pilot.job.states import SETTLED_STATUSES
 from pilot.ports import PandaServer, ServerRefused, ServerUnreachable
-from pilot.runtime.journal import Event, Journal, Record, read_journal
+from pilot.runtime.journal import Event, Journal
+from pilot.runtime.probe import Point, probe
 from pilot.runtime.retry import RetryableError, RetryPolicy, retry_call
 from pilot.runtime.stop import Stop
-from pilot.runtime.workdir import JobFolder, WorkVolume
 
 logger = logging.getLogger("pilot.outbox")
 
@@ -49,6 +48,7 @@ def deliver_final(
     """
 
     def once() -> Delivery:
+        probe(Point.FINAL_SENDING)
         try:
             server.update(body, api, stop)
             return Delivery.ACKNOWLEDGED
@@ -90,57 +90,27 @@ def send_final(
     body: Mapping[str, FieldValue],
     stop: Stop,
     total_s: float,
+    *,
+    prepared: bool = False,
 ) -> Delivery:
-    """Journal the body, deliver it, journal the result. The body is fixed from here on, whatever is learnt later."""
+    """Journal the body, deliver it, journal the result. The body is fixed from here on, whatever is learnt later.
+
+    ``prepared``: an earlier pilot journalled it already; it is resent as it is.
+    """
     try:
-        journal.append(
-            Event.FINAL_PREPARED, attempt=[attempt.panda_id, attempt.attempt_nr], api=api.value, body=dict(body)
-        )
+        if not prepared:
+            journal.append(
+                Event.FINAL_PREPARED, attempt=[attempt.panda_id, attempt.attempt_nr], api=api.value, body=dict(body)
+            )
+        probe(Point.FINAL_PREPARED)
     except OSError as error:
         logger.error(
             "job %s: the journal cannot be written (%s); the report is sent all the same", attempt, error.strerror
         )
     delivery = deliver_final(server, attempt, api, body, stop, total_s)
+    probe(Point.FINAL_ANSWERED)
     _note(journal, delivery)
     return delivery
-
-
-def resend_outbox(server: PandaServer, volume: WorkVolume, stop: Stop, total_s: float) -> bool:
-    """Deliver what an earlier pilot left prepared on this volume. False when something could not be delivered."""
-    everything_settled = True
-    for folder in volume.known_jobs():
-        prepared = _prepared(folder)
-        if prepared is None:
-            continue
-        attempt = Attempt(*prepared.data["attempt"])
-        logger.info("job %s: resending the final report an earlier pilot prepared at %s", attempt, prepared.at)
-        delivery = deliver_final(
-            server, attempt, ApiGeneration(prepared.data["api"]), prepared.data["body"], stop, total_s
-        )
-        journal = Journal(folder.journal)
-        try:
-            _note(journal, delivery)
-        finally:
-            journal.close()
-        if delivery.settled:
-            folder.remove()
-        everything_settled = everything_settled and delivery.settled
-    return everything_settled
-
-
-def _prepared(folder: JobFolder) -> Record | None:
-    """The record of a final report that is prepared and not settled."""
-    try:
-        records = read_journal(folder.journal)
-    except OSError:
-        return None
-    settled = any(record.event in (Event.FINAL_ACKED, Event.FINAL_ABANDONED) for record in records)
-    prepared = [record for record in records if record.event is Event.FINAL_PREPARED and _whole(record.data)]
-    return prepared[0] if prepared and not settled else None
-
-
-def _whole(data: Mapping[str, Any]) -> bool:
-    return {"attempt", "api", "body"} <= data.keys()
 
 
 def _note(journal: Journal, delivery: Delivery) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from pilot.job.errors import Diagnosis
 from pilot.job.model import ApiGeneration, Attempt, Job
 from pilot.job.report import FieldValue, FileReport
 from pilot.job.report import StoredFile as StoredFile  # re-exported: storage may not import this module
@@ -152,12 +153,19 @@ class Payload(Protocol):
 
     def prepare(self, job: Job, folder: JobFolder, stop: Stop) -> PreparedPayload: ...
 
+    def lay_to_rest(self, mark: Mapping[str, Any], folder: JobFolder) -> Diagnosis:
+        """End what is left of a payload whose pilot died, by its mark; the diagnosis is the cause as far as traces tell."""
+        ...
+
 
 class PreparedPayload(Protocol):
-    """A payload ready to start."""
+    """A payload ready to start. ``mark``: what a successor needs to find what is left of it (JSON values)."""
 
     @property
     def isolation(self) -> str: ...
+
+    @property
+    def mark(self) -> Mapping[str, Any]: ...
 
     def run(self, stop: Stop, started: Callable[[int], None]) -> PayloadEnd:
         """Start the payload, call ``started`` with its pid, and return when nothing of it is left."""

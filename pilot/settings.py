@@ -37,7 +37,7 @@ PAYLOAD_ENV_DEFAULT = (
 BACK_DOORS = re.compile(
     r"(HTTPS?_PROXY|ALL_PROXY|NO_PROXY|REQUESTS_CA_BUNDLE|CURL_CA_BUNDLE|SSL_CERT_(FILE|DIR)|NETRC|BOTO_CONFIG|AWS_.*|"
     r"GOOGLE_.*|GCLOUD_PROJECT|CLOUDSDK_.*|GCE_METADATA_.*|STORAGE_EMULATOR_HOST|GRPC_.*|PG[A-Z]+|OTEL_.*|"
-    r"APPTAINER(ENV)?_.*|SINGULARITY(ENV)?_.*)",
+    r"SSLKEYLOGFILE|APPTAINER(ENV)?_.*|SINGULARITY(ENV)?_.*)",
     re.IGNORECASE,
 )
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -117,6 +117,7 @@ class Settings:
     disk_limit_mib: int | None
     realtime_logfiles: str
     submit_mode: str
+    recover_only: bool
     queue_settings: QueueSettings
     payload_environment: Mapping[str, Secret]  # values of payload_env as found in the environment
     sources: Mapping[str, str]  # where each value came from, in words
@@ -146,6 +147,7 @@ def read_settings(
     names = PAYLOAD_ENV_DEFAULT if queue_settings.payload_env is None else queue_settings.payload_env
     return Settings(
         **values,
+        recover_only=bool(flags.get("recover_only")),
         queue_settings=queue_settings,
         payload_environment={name: Secret(env[name]) for name in names if name in env},
         sources=sources,
@@ -192,6 +194,7 @@ def _read(option: Option, texts: list[Any], where: str) -> Any:
         try:
             values.append(option.read(plain))
         except ValueError as error:
+            plain = re.sub(r"//[^/@]*@", "//***@", plain)  # a password in a URL is refused, not shown
             shown = plain if len(plain) < 80 else plain[:77] + "..."
             raise SettingsError(f"{where}: {shown!r} {error}") from None
     return tuple(values) if option.repeatable else values[0]
@@ -202,7 +205,11 @@ def _config_file(
 ) -> tuple[Path | None, dict[str, Any]]:
     """The settings file and its mapping. One that was named must exist; the default ones may be absent."""
     named = flags.get("config") or env.get("PILOT_CONFIG")
-    path = Path(named).expanduser() if named else next((path for path in config_paths if path.is_file()), None)
+    path = (
+        _read(BY_NAME["config"], [named], "--config")
+        if named
+        else next((path for path in config_paths if path.is_file()), None)
+    )
     if path is None:
         return None, {}
     import yaml
@@ -282,14 +289,21 @@ def _fill_in(values: dict[str, Any], sources: dict[str, str], env: Mapping[str, 
         values["node"] = socket.gethostname()
     if values["job"] is None and values["submit_mode"] == "PUSH":
         values["job"], sources["job"] = PUSH_JOB_FILE, "submit_mode PUSH"
-    if values["token_file"] is None:
-        values["token_file"] = _token_file(env)
+    if values["token_file"] is None or _not_yet_refreshed(values["token_file"], sources["token_file"]):
+        values["token_file"] = _token_file(env) or values["token_file"]
+    if sources["cert"].startswith("flag") and not sources["x509_proxy"].startswith("flag"):
+        values["x509_proxy"] = None  # a certificate given by hand wins over a proxy the environment happens to name
     if values["payload_s3_endpoint"] is None:
         values["payload_s3_endpoint"] = values["s3_endpoint"]
     if (values["cert"] is None) != (values["key"] is None):
         raise SettingsError("--cert and --key belong together: give both, or --x509-proxy for a file that holds both")
     if values["token_file"] is not None and values["origin"] is None:
         raise SettingsError("a token needs its origin: give --origin VO.role, or set PANDA_AUTH_ORIGIN")
+
+
+def _not_yet_refreshed(token_file: Path, source: str) -> bool:
+    """OIDC_REFRESHED_AUTH_TOKEN counts when its file exists (the reference pilot's rule)."""
+    return source.endswith("OIDC_REFRESHED_AUTH_TOKEN") and not token_file.exists()
 
 
 def _token_file(env: Mapping[str, str]) -> Path | None:

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import random
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 
 from pilot.job.errors import ExitCode
 from pilot.job.parse import MEGABYTE
 from pilot.job.queue import Queue
-from pilot.jobrun import JobParts, JobRecord, run_job
-from pilot.outbox import resend_outbox
-from pilot.ports import Acquired, AcquireRequest, CredentialsRefused, NoJob, ServerRefused, ServerUnreachable
+from pilot.jobrun import JobParts, JobRecord, finish_job, run_job
+from pilot.ports import Acquired, AcquireRequest, NoJob, ServerRefused, ServerUnreachable
+from pilot.recovery import read_unfinished
 from pilot.runtime.clock import monotonic_s, utc_now
 from pilot.runtime.journal import Event, Journal
 from pilot.runtime.loops import run_stage
-from pilot.runtime.stop import Stop, StopKind
+from pilot.runtime.stop import Stop, StopKind, Stopped, StopReason
 from pilot.runtime.workdir import WorkVolume
 
 logger = logging.getLogger("pilot.worker")
@@ -44,6 +47,7 @@ class WorkerPlan:
     final_retry_s: float
     disk_limit_bytes: int | None
     push_job: Acquired | None = None
+    recover_only: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,16 +81,47 @@ class Worker:
 
     def live(self) -> WorkerEnd:
         """The whole life; raises nothing a person can cause."""
-        if not resend_outbox(self.parts.server, self.volume, self.stop, self.plan.final_retry_s):
-            return self._end(ExitCode.SERVER_COMMUNICATION, "a final report of an earlier pilot cannot be delivered")
-        self._tell_harvester("started")
-        journal = Journal(self.volume.worker_journal)
+        with self._lifetime():
+            return self._live()
+
+    @contextmanager
+    def _lifetime(self) -> Iterator[None]:
+        """While inside, the worker is stopped when its lifetime is over."""
+        if not self.plan.lifetime_s:
+            yield
+            return
+        left_s = max(0.0, self.started_s + self.plan.lifetime_s - monotonic_s())
+        timer = threading.Timer(left_s, self.stop.request, (StopReason(StopKind.LIFETIME),))
+        timer.name, timer.daemon = "lifetime", True
+        timer.start()
         try:
-            end = self._push() if self.plan.push_job else self._pull(journal)
+            yield
         finally:
-            journal.close()
+            timer.cancel()
+            timer.join()
+
+    def _live(self) -> WorkerEnd:
+        undelivered = self._recover()
+        if undelivered or self.plan.recover_only:
+            return undelivered or self._end(self._duty_done(), "what an earlier pilot left is brought to its end")
+        self._tell_harvester("started")
+        try:
+            return self._push() if self.plan.push_job else self._pull()
+        finally:
             self._tell_harvester("finished")
-        return end
+
+    def _recover(self) -> WorkerEnd | None:
+        """Bring every job an earlier pilot left to its end; a WorkerEnd when a report could not be delivered."""
+        for folder in self.volume.known_jobs():
+            left = read_unfinished(folder)
+            if left is None:
+                logger.info("%s holds no durable job and is removed", folder.root.name)
+                folder.remove()
+                continue
+            ended = self._close_job(finish_job(left, folder, self.parts, self.volume, self.stop))
+            if ended:
+                return ended
+        return None
 
     def _push(self) -> WorkerEnd:
         """Exactly the one job that was given, and no acquire."""
@@ -94,18 +129,38 @@ class Worker:
         undelivered = self._run(self.plan.push_job, 0.0)
         return undelivered or self._end(self._duty_done(), "the job that was given is done")
 
-    def _pull(self, journal: Journal) -> WorkerEnd:
+    def _pull(self) -> WorkerEnd:
+        """Acquire and run. What was asked and got stands in the worker's journal: no asking when that cannot be written."""
+        try:
+            journal = Journal(self.volume.worker_journal)
+        except OSError as error:
+            return self._unwritable(error)
+        try:
+            return self._take_turns(journal)
+        finally:
+            journal.close()
+
+    def _take_turns(self, journal: Journal) -> WorkerEnd:
         while True:
             reason = self._reason_to_leave()
             if reason:
                 return self._end(self._duty_done(), reason)
             asked_s = monotonic_s()
+            try:
+                journal.append(Event.ACQUIRE_INTENT, durable=False)
+            except OSError as error:
+                return self._unwritable(error)
             answer = self._acquire(journal)
             if isinstance(answer, Acquired):
-                self._empty_answers = 0
+                jobs_before = len(self._jobs)
                 undelivered = self._run(answer, monotonic_s() - asked_s)
                 if undelivered:
                     return undelivered
+                if len(self._jobs) > jobs_before:
+                    self._empty_answers = 0
+                    continue
+                # a definition without a PandaID: as good as none, and no reason to ask again at once
+            if self.stop.is_set():
                 continue
             if answer is None and self._empty_answers + 1 >= self.plan.max_empty and not self._jobs:
                 return self._end(ExitCode.SERVER_COMMUNICATION, self._trouble)
@@ -127,23 +182,27 @@ class Worker:
     def _acquire(self, journal: Journal) -> Acquired | NoJob | None:
         """One request; None when the server gave no usable answer. Never aborted: a lost answer is a lost job."""
         request = self._request()
-        journal.append(Event.ACQUIRE_INTENT, durable=False)
         try:
             answer = run_stage(
                 "acquire", lambda: self.parts.server.acquire(request, self.stop), self.stop, ACQUIRE_BOUND_S
             )
-        except CredentialsRefused as trouble:
-            self._trouble = str(trouble)
-        except (ServerUnreachable, ServerRefused) as trouble:
+        except (ServerUnreachable, ServerRefused, Stopped) as trouble:
             self._trouble = str(trouble)
         else:
             if isinstance(answer, NoJob):
                 logger.info("no job for %s (%s)", self.plan.queue.name, answer.message)
-            journal.append(Event.ACQUIRE_RESULT, durable=False, job=isinstance(answer, Acquired))
+            self._note(journal, isinstance(answer, Acquired))
             return answer
         logger.warning("no answer to acquire: %s", self._trouble)
-        journal.append(Event.ACQUIRE_RESULT, durable=False, job=False)
+        self._note(journal, job=False)
         return None
+
+    def _note(self, journal: Journal, job: bool) -> None:
+        """Journal the answer. A job that came is run even if that cannot be written: it is ours now."""
+        try:
+            journal.append(Event.ACQUIRE_RESULT, durable=False, job=job)
+        except OSError as error:
+            logger.error("the journal %s cannot be written: %s", journal.path, error.strerror)
 
     def _request(self) -> AcquireRequest:
         plan, queue, identity = self.plan, self.plan.queue, self.parts.identity
@@ -163,9 +222,9 @@ class Worker:
         )
 
     def _disk_space_mb(self) -> int:
-        """min(maxwdir, free, the pod's ceiling), in MB: the server's unit here."""
+        """min(maxwdir, free, the pod's ceiling), in MB: the server's unit here. At least 1: 0 means no limit there."""
         ceilings = [self.plan.queue.max_workdir_bytes, self.plan.disk_limit_bytes, self.volume.free_bytes()]
-        return min(ceiling for ceiling in ceilings if ceiling) // MEGABYTE
+        return max(1, min(ceiling for ceiling in ceilings if ceiling is not None) // MEGABYTE)
 
     def _remaining_s(self) -> int | None:
         """Seconds a job may still take: what is left of the lifetime or the queue's maxtime."""
@@ -174,7 +233,10 @@ class Worker:
 
     def _run(self, acquired: Acquired, acquire_s: float) -> WorkerEnd | None:
         """Run one job; a WorkerEnd when none may follow it."""
-        record = run_job(acquired, self.parts, self.volume, self.stop, acquire_s)
+        return self._close_job(run_job(acquired, self.parts, self.volume, self.stop, acquire_s))
+
+    def _close_job(self, record: JobRecord | None) -> WorkerEnd | None:
+        """Count a job that was run or recovered; a WorkerEnd when none may follow it."""
         if record is None:
             return None
         self._jobs.append(record)
@@ -211,6 +273,14 @@ class Worker:
             )
         except (ServerUnreachable, ServerRefused) as trouble:
             logger.warning("worker status %s not delivered: %s", status, trouble)
+
+    def _unwritable(self, error: OSError) -> WorkerEnd:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        return self._end(
+            ExitCode.NO_LOCAL_SPACE if full else ExitCode.MKDIR,
+            f"the work folder {self.volume.root} cannot be written ({error.strerror}), so no job is taken: "
+            "free some space, or give another with --workdir DIR",
+        )
 
     def _end(self, exit_code: ExitCode, reason: str) -> WorkerEnd:
         return WorkerEnd(exit_code, reason, tuple(self._jobs))

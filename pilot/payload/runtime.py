@@ -11,13 +11,13 @@ import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pilot.job.errors import PayloadError, PilotError
+from pilot.job.errors import Diagnosis, PayloadError, PilotError
 from pilot.job.limits import BreachKind, Limits, limits_for
 from pilot.job.model import Job
 from pilot.job.queue import Queue
-from pilot.payload import apptainer, cgroup
+from pilot.payload import apptainer, cgroup, leftovers
 from pilot.payload.apptainer import Bind, Markers, Mode
 from pilot.payload.command import DEFAULT_TRANSFORM_BASES, Command, TransformSource, resolve
 from pilot.payload.diagnosis import read_words
@@ -45,7 +45,7 @@ class PayloadConfig:
     """What a pilot's payloads have in common. Times in seconds.
 
     ``image``: the operator's explicit choice (``--image``); ``queue_image``: the settings' entry for the queue.
-    ``credentials``: values of the variables that payloads are given; ``added``: ``payload_env_set``.
+    ``pod_memory_bytes``: None asks the control group. ``credentials``: values of the variables that payloads are given; ``added``: ``payload_env_set``.
     """
 
     queue: Queue
@@ -85,13 +85,17 @@ class PayloadRunner:
         if command.transform is not None:
             _install(command.transform, places.work / command.transform_name)
         tracking_id = f"{job.attempt}.{secrets.token_hex(8)}"
-        limits = limits_for(job, config.queue, config.pod_memory_bytes)
+        limits = limits_for(job, config.queue, config.pod_memory_bytes or cgroup.memory_limit_bytes())
         name = chosen_image(config, job)
         if name is None:
             environment = self._environment(job, str(places.home), str(places.tmp), tracking_id)
             launch = plain_launch(command, environment, places, tracking_id)
             return PreparedPayload("plain", launch, places, limits, config.grace_s, config.realtime_logfiles)
         return self._contained(job, name, command, places, limits, tracking_id, stop)
+
+    def lay_to_rest(self, mark: Mapping[str, Any], folder: JobFolder) -> Diagnosis:
+        """End what is left of a payload whose pilot died; the diagnosis is the cause as far as traces tell."""
+        return leftovers.lay_to_rest(mark, folder)
 
     def _contained(
         self, job: Job, name: str, command: Command, places: PayloadPlaces, limits: Limits, tracking_id: str, stop: Stop
@@ -165,6 +169,11 @@ class PreparedPayload:
     def isolation(self) -> str:
         """``apptainer``, ``singularity`` or ``plain``."""
         return self._isolation
+
+    @property
+    def mark(self) -> Mapping[str, Any]:
+        """What a successor needs to find what is left of it."""
+        return leftovers.mark(self._launch.tracking_id)
 
     @property
     def sample(self) -> TreeSample | None:
