@@ -182,6 +182,7 @@ class Worker:
     def _acquire(self, journal: Journal) -> Acquired | NoJob | None:
         """One request; None when the server gave no usable answer. Never aborted: a lost answer is a lost job."""
         request = self._request()
+        probe(Point.ACQUIRE_ASKING)
         try:
             answer = run_stage(
                 "acquire", lambda: self.parts.server.acquire(request, self.stop), self.stop, ACQUIRE_BOUND_S

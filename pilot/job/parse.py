@@ -15,8 +15,10 @@ from pilot.job.model import Attempt, Checksum, ChecksumAlgorithm, FileSpec, Job,
 LFN_MAX_CHARS = 255
 TEXT_MAX_CHARS = 4 << 20  # a long jobPars is legal (long pseudo-file names); this is a bound, not a rule of the server
 FILES_MAX = 10_000
+INTEGER_MAX_BITS = 63
 MEGABYTE = 1 << 20
 SECRET_KEYS = frozenset({"secrets", "pilotSecrets", "credname", "myproxy"})
+RESERVED_LOG_NAMES = frozenset({"pilotlog.txt", "payload.stdout", "payload.stderr"})  # objects beside log.tgz
 _NOTHING = frozenset({"", "null", "none"})
 _LFN = re.compile(r"[A-Za-z0-9_.+:@#%=~-]+(?:[ A-Za-z0-9_.+:@#%=~,-]*[A-Za-z0-9_.+:@#%=~-])?", re.ASCII)
 _SCOPE = re.compile(r"[A-Za-z0-9_.-]{0,100}", re.ASCII)
@@ -55,7 +57,7 @@ def _attempt(definition: Mapping[str, Any]) -> Attempt:
         attempt_nr = _integer(definition, "attemptNr") or 0
     except _Unfit:
         attempt_nr = 0
-    return Attempt(panda_id, max(0, attempt_nr))
+    return Attempt(panda_id, attempt_nr if 0 < attempt_nr < 1 << 31 else 0)
 
 
 def _job(definition: Mapping[str, Any], attempt: Attempt) -> Job:
@@ -136,7 +138,13 @@ def _outputs(definition: Mapping[str, Any]) -> tuple[tuple[FileSpec, ...], FileS
         else:
             outputs.append(file)
     if log_lfn and log is None:
-        log = FileSpec(checked_lfn(log_lfn), guid=_text(definition, "logGUID") or None)
+        log = FileSpec(
+            checked_lfn(log_lfn), _scope(_text(definition, "scopeLog")), guid=_text(definition, "logGUID") or None
+        )
+    if log_lfn in RESERVED_LOG_NAMES:
+        raise _Unfit(f"logFile {log_lfn} is the name of one of the pilot's own logs", PilotError.BAD_OUTPUT_FILE_NAME)
+    if any(scopes) and len(scopes) != len(outputs):
+        raise _Unfit(f"scopeOut has {len(scopes)} entries for {len(outputs)} outputs")
     names = [file.lfn for file in outputs]
     if len(set(names)) != len(names):
         raise _Unfit("outFiles names a file twice")
@@ -213,11 +221,15 @@ def _text(definition: Mapping[str, Any], key: str, *, keep: bool = False) -> str
         return ""
     if not isinstance(value, str | int | float | bool):
         raise _Unfit(f"{key} is no text")
+    if isinstance(value, int) and value.bit_length() > INTEGER_MAX_BITS:
+        raise _Unfit(f"{key} is no sensible number")
     text = str(value)
     if len(text) > TEXT_MAX_CHARS:
         raise _Unfit(f"{key} is longer than {TEXT_MAX_CHARS} characters")
     if "\0" in text:
         raise _Unfit(f"{key} contains a NUL character")
+    if not text.isascii() and any(0xD800 <= ord(char) <= 0xDFFF for char in text):
+        raise _Unfit(f"{key} is no valid Unicode text")  # a lone surrogate: it could be written to no file
     stripped = text.strip()
     if stripped.lower() in _NOTHING:
         return ""
@@ -233,6 +245,8 @@ def _integer(definition: Mapping[str, Any], key: str) -> int | None:
             raise _Unfit(f"{key} is no sensible number")
         return int(value)
     if isinstance(value, int):
+        if value.bit_length() > INTEGER_MAX_BITS:
+            raise _Unfit(f"{key} is no sensible number")
         return value
     text = _text(definition, key)
     if not text:

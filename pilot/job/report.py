@@ -140,7 +140,8 @@ def pilot_id(log_url: str, identity: Identity) -> str:
     """``<log URL>|<batch system>|<version tag>|<pilot version>``; the column holds 200 characters and the URL is never cut."""
     parts = [log_url, identity.batch_system, identity.version_tag, identity.pilot_version]
     text = "|".join(part for part in parts if part)
-    return text if len(text) <= PILOT_ID_MAX_CHARS else f"{log_url}|{identity.pilot_version}"[:PILOT_ID_MAX_CHARS]
+    shorter = f"{log_url}|{identity.pilot_version}"
+    return next((fit for fit in (text, shorter) if len(fit) <= PILOT_ID_MAX_CHARS), log_url)
 
 
 def update_fields(attempt: Attempt, state: JobState, identity: Identity, log_url: str) -> dict[str, FieldValue]:
@@ -184,13 +185,12 @@ def output_report(files: tuple[FileReport, ...]) -> str:
 
 
 def metrics_text(metrics: Mapping[str, object]) -> str:
-    """``key=value key=value``, at most 500 characters, no value cut in half."""
+    """``key=value key=value``, at most 500 characters; a value that does not fit is left out, never cut."""
     text = ""
     for name, value in metrics.items():
-        word = f"{name}={value}".replace(" ", "_")
-        if len(text) + len(word) + 1 > JOB_METRICS_MAX_CHARS:
-            break
-        text = f"{text} {word}" if text else word
+        word = "_".join(f"{name}={value}".split())
+        longer = f"{text} {word}" if text else word
+        text = longer if len(longer) <= JOB_METRICS_MAX_CHARS else text
     return text
 
 

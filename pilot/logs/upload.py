@@ -19,6 +19,7 @@ from pilot.logs.bundle import Bundle, make_bundle
 from pilot.logs.collect import TEXT_TYPE, LogFile, log_files
 from pilot.logs.pump import follow
 from pilot.ports import LogsStored
+from pilot.runtime.probe import Point, probe
 from pilot.runtime.retry import LOG_UPLOAD, RetryPolicy
 from pilot.runtime.stop import Stop, Stopped
 from pilot.runtime.workdir import JobFolder
@@ -62,11 +63,13 @@ class PublicLogs:
     def store(self, job: Job, folder: JobFolder, stop: Stop) -> LogsStored:
         """Store every log and the bundle. A log that cannot be stored is a problem told, not an exception."""
         bundle = self._bundle(job, folder, stop)
+        probe(Point.LOG_BUNDLED)
         with ThreadPoolExecutor(PARALLEL_UPLOADS, thread_name_prefix="log-upload") as pool:
             texts = [pool.submit(self._upload, job.panda_id, file, stop) for file in log_files(folder)]
             stored = pool.submit(self._upload_bundle, job, bundle, stop) if bundle else None
             problems = [problem for text in texts if (problem := text.result())]
             report, problem = stored.result() if stored else (None, "")
+        probe(Point.LOG_STORED)
         return LogsStored(report, "; ".join([*problems, problem] if problem else problems))
 
     def _door(self, panda_id: int, name: str) -> str:

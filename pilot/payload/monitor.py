@@ -7,6 +7,7 @@ pauses that grow from 50 ms to 5 s, so that a short job has a peak and a long on
 from __future__ import annotations
 
 import json
+import logging
 import os
 import threading
 import time
@@ -20,7 +21,10 @@ from pilot.payload import procfs
 from pilot.payload.process import PayloadProcess
 from pilot.payload.procfs import Process
 from pilot.runtime.clock import monotonic_s
+from pilot.runtime.probe import Point, probe
 from pilot.runtime.stop import Stop, StopKind, StopReason
+
+logger = logging.getLogger("pilot.monitor")
 
 FIRST_PAUSE_S = 0.05
 LONGEST_PAUSE_S = 5.0
@@ -133,7 +137,8 @@ class Monitor:
         self._lock = threading.Lock()
         self._peaks = _Peaks()
         self._rows: list[dict[str, float]] = []
-        self._ended: dict[tuple[int, int], tuple[float, float, int, int, int, int]] = {}
+        self._living: dict[tuple[int, int], tuple[float, ...]] = {}  # CPU and traffic of each process, as last seen
+        self._ended: tuple[float, ...] = (0.0,) * 6  # and of all that have ended, summed
         self._last: TreeSample | None = None
         self._pss_due_s, self._folder_due_s = 0.0, FIRST_PAUSE_S * 4
         self._pss_last: tuple[int, int] | None = None  # PSS and the RSS it was measured at
@@ -182,6 +187,13 @@ class Monitor:
     # --- sampling -----------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
+        try:
+            self._watch()
+        except (OSError, ValueError, LookupError) as error:
+            logger.error("the monitor failed", exc_info=error)
+            self._scope.request(StopReason(StopKind.INTERNAL, f"monitor failed: {type(error).__name__}: {error}"))
+
+    def _watch(self) -> None:
         pause_s = FIRST_PAUSE_S
         while not self._finished.wait(min(pause_s, FIRST_PAUSE_S) if self._last is None else pause_s):
             sample = self._take()
@@ -224,11 +236,12 @@ class Monitor:
         )
 
     def _accumulate(self, counted: list[Process]) -> list[float]:
-        """CPU and traffic of all processes ever seen: the newest figure of each, whether it still lives or not."""
-        for process in counted:
-            traffic = procfs.io_bytes(process.pid) or (0, 0, 0, 0)
-            self._ended[process.key] = (process.user_s, process.system_s, *traffic)
-        return [sum(figures) for figures in zip(*self._ended.values(), strict=True)]
+        """CPU and traffic of all processes ever seen: the newest figures of each, whether it still lives or not."""
+        now = {p.key: (p.user_s, p.system_s, *(procfs.io_bytes(p.pid) or (0, 0, 0, 0))) for p in counted}
+        gone = [figures for key, figures in self._living.items() if key not in now]
+        self._living = now
+        self._ended = tuple(map(sum, zip(self._ended, *gone, strict=True)))
+        return [sum(figures) for figures in zip(self._ended, *now.values(), strict=True)]
 
     def _pss(self, counted: list[Process], rss: int, elapsed_s: float) -> tuple[int | None, int]:
         """PSS and swap of the tree; between two readings PSS is taken to move with RSS."""
@@ -281,6 +294,7 @@ class Monitor:
         )
         if found is not None:
             self.breach = found
+            probe(Point.BREACH_SEEN)
             self._scope.request(StopReason(StopKind.LIMIT, found.diagnosis.detail))
 
     def _folder_bytes(self, elapsed_s: float) -> int | None:

@@ -16,6 +16,9 @@ TIME = "%Y-%m-%d %H:%M:%S"
 
 redactor = Redactor()
 
+# What a terminal would obey, shown instead: a message may quote what a payload or a server wrote.
+_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(0x7F, 0xA0)) if code not in (9, 10)}
+
 
 class RedactingFormatter(logging.Formatter):
     """Times in UTC; everything, tracebacks included, goes through the redactor. A message stays on its line."""
@@ -25,8 +28,11 @@ class RedactingFormatter(logging.Formatter):
     def __init__(self) -> None:
         super().__init__(LINE, TIME)
 
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  (logging's own name)
+        return super().formatMessage(record).replace("\n", "\\n")
+
     def format(self, record: logging.LogRecord) -> str:
-        return redactor.clean(super().format(record)).replace("\x1b", "\\x1b").replace("\r", "\\r")
+        return redactor.clean(super().format(record)).translate(_CONTROLS)
 
 
 def start_logging(level: str = "INFO") -> None:

@@ -156,8 +156,11 @@ def _as_it_comes(response: requests.Response) -> Iterator[bytes]:
 def _same_host(url: str, target: str) -> str:
     from urllib.parse import urljoin
 
-    absolute = urljoin(url, target)
-    here, there = urlsplit(url), urlsplit(absolute)
+    try:
+        absolute = urljoin(url, target)
+        here, there = urlsplit(url), urlsplit(absolute)
+    except ValueError:
+        raise TransportError(f"{_host(url)} redirects to something that is no URL") from None
     if (here.scheme, here.netloc) != (there.scheme, there.netloc):
         raise TransportError(f"{here.netloc} redirects to another host ({there.netloc}), which is refused")
     return absolute

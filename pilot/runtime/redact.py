@@ -12,6 +12,13 @@ from pilot.runtime.secret import Secret
 
 MIN_SECRET_CHARS = 6  # shorter ones would black out ordinary words
 MASK = "***"
+# The keys of JSON credential files (Google's kinds, S3) whose values are secret.
+SECRET_NAMES = frozenset(
+    (
+        *("private_key", "private_key_id", "client_secret", "refresh_token", "access_token", "id_token", "token"),
+        *("password", "secret_key", "access_key", "secret_access_key", "access_key_id"),
+    )
+)
 
 
 class Redactor:
@@ -37,7 +44,7 @@ class Redactor:
 
 
 def secret_parts(file: Secret) -> list[Secret]:
-    """What is secret in a credential file: the private keys of a PEM or JSON file, the values of a short mapping, else all."""
+    """What is secret in a credential file: the private keys of a PEM or JSON file, the text and the values of a short mapping."""
     text = file.reveal()
     if "-----BEGIN" in text and not text.startswith("{"):
         return [Secret(match) for match in re.findall(r"PRIVATE KEY-----\s(.+?)\s-----END", text, re.DOTALL)]
@@ -46,20 +53,19 @@ def secret_parts(file: Secret) -> list[Secret]:
             document = json.loads(text)
         except ValueError:
             return [file]
-        names = {"private_key", "private_key_id", "secret_key", "access_key"}
-        return [Secret(value) for name, value in document.items() if name in names and isinstance(value, str)]
+        values = [Secret(v) for name, v in document.items() if name in SECRET_NAMES and isinstance(v, str)]
+        return values or [file]
     pairs = re.findall(r"^\s*\w+\s*[:=]\s*[\"']?([^\s\"']+)", text, re.MULTILINE)
-    return [Secret(value) for value in pairs] or [file]
+    return [file, *(Secret(value) for value in pairs)]  # also whole: a token may look like a mapping (padding)
 
 
 def _forms(text: str) -> set[str]:
     """The text, its URL forms, and the part of its base64 form that is the same wherever it stands in a longer text."""
-    forms = {text, quote(text, safe=""), quote_plus(text)}
-    raw = text.encode()
+    raw = text.encode("utf-8", "surrogatepass")  # variables of the environment may hold any bytes
+    forms = {text, quote(raw, safe=""), quote_plus(raw), json.dumps(text)[1:-1], repr(text)[1:-1]}
     for offset in range(3):
         encoded = base64.b64encode(b"\0" * offset + raw).decode()
-        start = (0, 2, 3)[offset]
-        core = encoded[start : len(encoded) - 4 if len(raw) + offset > 3 else None].rstrip("=")
+        core = encoded[(0, 2, 3)[offset] : (len(raw) + offset) * 8 // 6]  # the characters no neighbour has a part in
         if len(core) >= MIN_SECRET_CHARS:
             forms |= {core, core.replace("+", "-").replace("/", "_")}
     return forms

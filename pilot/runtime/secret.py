@@ -24,7 +24,7 @@ class Secret:
 
     def fingerprint(self) -> str:
         """Eight hexadecimal digits that tell two secrets apart in a log without telling either."""
-        return hashlib.sha256(self._text.encode()).hexdigest()[:8]
+        return hashlib.sha256(self._text.encode("utf-8", "surrogatepass")).hexdigest()[:8]
 
     def __bool__(self) -> bool:
         return bool(self._text)
@@ -60,7 +60,8 @@ class SecretFile:
     def read(self) -> Secret:
         """The file's text without surrounding blanks, read anew when the file changed. Raises OSError."""
         if self.changed():
-            with self.path.open("rb") as file:
+            # not waiting at a pipe that somebody named as the file
+            with os.fdopen(os.open(self.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
                 status = os.fstat(file.fileno())
                 if not stat.S_ISREG(status.st_mode):
                     raise OSError(f"{self.path} is not a regular file")

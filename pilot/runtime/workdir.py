@@ -6,7 +6,7 @@ import fcntl
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,11 +70,12 @@ class JobFolder:
 
     def remove(self) -> None:
         """Remove everything, also what a payload made unwritable. What cannot go is left and found again at the next start."""
-        for folder, _names, _files in os.walk(self.root):
-            try:
-                Path(folder).chmod(0o700)
-            except OSError:
-                continue
+        for folder, names, _files in os.walk(self.root):
+            for name in names:  # before the walk looks into it
+                path = Path(folder, name)
+                with suppress(OSError):
+                    if not path.is_symlink():
+                        path.chmod(0o700)
         shutil.rmtree(self.root, ignore_errors=True)
 
 
@@ -101,15 +102,24 @@ class WorkVolume:
                 f"cannot make the work folder {self.root}: {error.strerror}; give another with --workdir DIR",
             ) from None
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._lock(descriptor)
             yield
+        finally:
+            os.close(descriptor)
+
+    def _lock(self, descriptor: int) -> None:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise PilotCannotWork(
                 ExitCode.GENERAL,
                 f"another pilot works in {self.root}; give this one another folder with --workdir DIR",
             ) from None
-        finally:
-            os.close(descriptor)
+        except OSError as error:
+            raise PilotCannotWork(
+                ExitCode.MKDIR,
+                f"the work folder {self.root} cannot be locked: {error.strerror}; give another with --workdir DIR",
+            ) from None
 
     def free_bytes(self) -> int:
         """Bytes an unprivileged writer may still use on the volume."""

@@ -12,7 +12,8 @@ import logging
 import os
 import secrets
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -21,8 +22,9 @@ from typing import BinaryIO, TypeVar
 from pilot.job.model import Checksum, ChecksumAlgorithm
 from pilot.job.report import StoredFile
 from pilot.runtime.clock import monotonic_s
+from pilot.runtime.probe import Point, probe
 from pilot.runtime.retry import TRANSFER, RetryableError, RetryPolicy, retry_call
-from pilot.runtime.stop import Stop
+from pilot.runtime.stop import Stop, StopReason
 from pilot.storage.checksum import Checksums
 from pilot.storage.store import (
     ChecksumMismatch,
@@ -235,11 +237,14 @@ def _fetch_once(store: Store, url: str, target: Path, wanted: _Wanted, stop: Sto
     with _PartFile(target, wanted, stop) as part:
         try:
             store.download(url, part)
-        except StoreError as error:
+        except (StoreError, ValueError) as error:
+            # ValueError: a socket that was shut under the library's hands, by the stop.
+            stop.check()
             if part.failure is not None:
                 raise part.failure from error
             raise
         part.verify()
+        probe(Point.DOWNLOAD_VERIFIED)
         part.publish()
         return FetchedFile(target, part.size_bytes, part.checksums.adler32)
 
@@ -285,6 +290,20 @@ class _PartFile:
                 os.close(descriptor)
         self._file = self._folder = -1
 
+    @contextmanager
+    def interruptible(self, shut: Callable[[], object]) -> Iterator[None]:
+        def end_the_wait(_reason: StopReason) -> None:
+            try:
+                shut()
+            except (OSError, ValueError, RuntimeError):
+                logger.debug("%s had ended before it was interrupted", self._wanted.url)
+
+        self._stop.follow(end_the_wait)
+        try:
+            yield
+        finally:
+            self._stop.unfollow(end_the_wait)
+
     def expect(self, announced: StoredObject) -> None:
         self._announced = announced
         self.checksums = _checksums_for(self._wanted.checksum, announced.checksums)
@@ -301,6 +320,7 @@ class _PartFile:
         try:
             self._stop.check()
             self.size_bytes += len(block)
+            probe(Point.DOWNLOAD_BEGUN if self.size_bytes == len(block) else Point.DOWNLOAD_MIDWAY)
             self._wanted.check_size(self.size_bytes)
             self._pace.moved(len(block))
             self._held.append(block)
@@ -361,6 +381,7 @@ def _send_once(store: Store, source: _HashingSource, url: str, headers: ObjectHe
         if source.failure is not None:
             raise source.failure from error
         raise
+    probe(Point.UPLOAD_SENT)
     source.require_all_read()
     if stored.size_bytes is not None and stored.size_bytes != source.size_bytes:
         raise Truncated(f"{shown(url)} holds {stored.size_bytes} bytes, {source.size_bytes} were sent")
@@ -423,6 +444,7 @@ class _HashingSource:
             self.checksums.update(block)
             self._hashed_bytes += len(block)
         self._position += len(block)
+        probe(Point.UPLOAD_BEGUN if self._position == len(block) else Point.UPLOAD_MIDWAY)
         self._pace.moved(len(block))
         return block
 
