@@ -81,8 +81,9 @@ class GcsStore:
             if response.status_code != 200:
                 raise _from_status(url, response.status_code, response.reason, response)
             sink.expect(_announced(response))
-            while block := response.raw.read1(BLOCK_BYTES, decode_content=False):
-                sink.write(block)
+            with sink.interruptible(response.raw.shutdown):
+                while block := response.raw.read1(BLOCK_BYTES, decode_content=False):
+                    sink.write(block)
 
     def upload(self, source: Source, url: str, headers: ObjectHeaders) -> StoredObject:
         with _errors(url):

@@ -107,9 +107,10 @@ class S3Store:
             with closing(answer["Body"]) as body:
                 sink.expect(_described(answer))
                 # Short reads are handed on as they come: a full block of a trickling peer would come too late to stop it.
-                read = getattr(body._raw_stream, "read1", body.read)
-                while block := read(BLOCK_BYTES):
-                    sink.write(block)
+                stream = body._raw_stream
+                with sink.interruptible(stream.shutdown):
+                    while block := stream.read1(BLOCK_BYTES, decode_content=False):
+                        sink.write(block)
 
     def upload(self, source: Source, url: str, headers: ObjectHeaders) -> StoredObject:
         with _errors(url):

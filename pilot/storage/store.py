@@ -7,6 +7,7 @@ A store moves one object between a URL and a stream; it does not retry, hash, re
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from threading import Lock
 from typing import Protocol
@@ -121,8 +122,11 @@ class ObjectHeaders:
 class Sink(Protocol):
     """Where a download goes. ``expect`` is called once, before the first block, by stores that know what will come.
 
-    Both methods raise what must end the download: Stopped, NoSpace, TooLarge, TimedOut.
+    ``expect`` and ``write`` raise what must end the download: Stopped, NoSpace, TooLarge, TimedOut. While inside
+    ``interruptible`` a stop calls ``shut`` from another thread, which must end a read that waits for a silent peer.
     """
+
+    def interruptible(self, shut: Callable[[], object]) -> AbstractContextManager[None]: ...
 
     def expect(self, announced: StoredObject) -> None: ...
 

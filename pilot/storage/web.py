@@ -48,8 +48,9 @@ class WebStore:
     def download(self, url: str, sink: Sink) -> None:
         with _errors(url), self._open("GET", url) as response:
             sink.expect(_described(response))
-            while block := response.raw.read1(BLOCK_BYTES, decode_content=False):
-                sink.write(block)
+            with sink.interruptible(response.raw.shutdown):
+                while block := response.raw.read1(BLOCK_BYTES, decode_content=False):
+                    sink.write(block)
 
     def upload(self, source: Source, url: str, headers: ObjectHeaders) -> NoReturn:  # noqa: ARG002
         raise BadUrl(f"{shown(url)}: nothing is uploaded to plain https servers; use a gs:// or s3:// door")

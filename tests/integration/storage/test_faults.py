@@ -173,6 +173,31 @@ def test_a_stop_ends_a_transfer_at_its_next_block(scheme: str, lab: Lab, tmp_pat
 
 
 @SCHEMES
+def test_a_stop_ends_a_transfer_whose_peer_is_silent(scheme: str, lab: Lab, tmp_path: Path) -> None:
+    stop, never = Stop(), threading.Event()
+    server, stores = lab.replies(replace(whole(), cut=300_000, stall=never))
+    ended: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            fetch(stores, url_of(scheme, server), tmp_path / "target", stop, policy=QUICK)
+        except Stopped as stopped:
+            ended.append(stopped)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    while not any(path.stat().st_size > 200_000 for path in tmp_path.glob(".*.part")):
+        assert thread.is_alive()
+        time.sleep(0.005)
+    stop.request(StopReason(StopKind.SIGTERM))
+    thread.join(3)
+    assert not thread.is_alive()
+    assert isinstance(ended[0], Stopped)
+    assert list(tmp_path.iterdir()) == []
+    never.set()
+
+
+@SCHEMES
 def test_a_trickle_is_given_up(scheme: str, lab: Lab, tmp_path: Path) -> None:
     server, stores = lab.replies(replace(whole(), trickle=True))
     with pytest.raises(TimedOut, match="moved only"):
