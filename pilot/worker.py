@@ -20,6 +20,7 @@ from pilot.recovery import read_unfinished
 from pilot.runtime.clock import monotonic_s, utc_now
 from pilot.runtime.journal import Event, Journal
 from pilot.runtime.loops import run_stage
+from pilot.runtime.probe import Point, probe
 from pilot.runtime.stop import Stop, StopKind, Stopped, StopReason
 from pilot.runtime.workdir import WorkVolume
 
