@@ -237,7 +237,9 @@ class Monitor:
 
     def _accumulate(self, counted: list[Process]) -> list[float]:
         """CPU and traffic of all processes ever seen: the newest figures of each, whether it still lives or not."""
-        now = {p.key: (p.user_s, p.system_s, *(procfs.io_bytes(p.pid) or (0, 0, 0, 0))) for p in counted}
+        now: dict[tuple[int, int], tuple[float, ...]] = {
+            p.key: (p.user_s, p.system_s, *(procfs.io_bytes(p.pid) or (0, 0, 0, 0))) for p in counted
+        }
         gone = [figures for key, figures in self._living.items() if key not in now]
         self._living = now
         self._ended = tuple(map(sum, zip(self._ended, *gone, strict=True)))

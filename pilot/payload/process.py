@@ -245,7 +245,7 @@ class PayloadProcess:
         roots = {self.pid} | {p.pid for p in processes.values() if self._marked(p)}
         found = [p for p in procfs.descendants(roots, processes) if p.pid != os.getpid()]
         with self._seen_lock:
-            self._seen.update(p.key for p in found)
+            self._seen = {key for key in self._seen if key[0] in processes} | {p.key for p in found}
         return found
 
     def _marked(self, process: Process) -> bool:

@@ -45,7 +45,8 @@ class PayloadConfig:
     """What a pilot's payloads have in common. Times in seconds.
 
     ``image``: the operator's explicit choice (``--image``); ``queue_image``: the settings' entry for the queue.
-    ``pod_memory_bytes``: None asks the control group. ``credentials``: values of the variables that payloads are given; ``added``: ``payload_env_set``.
+    ``pod_memory_bytes``: None asks the control group.
+    ``credentials``: values of the variables that payloads are given; ``added``: ``payload_env_set``.
     """
 
     queue: Queue
