@@ -22,14 +22,18 @@ from pilot.logs.upload import PublicLogs
 from pilot.panda.auth import Credentials, TokenCredentials, X509Credentials
 from pilot.panda.client import PandaClient
 from pilot.payload.apptainer import Bind
+from pilot.payload.process import reap_strangers
 from pilot.payload.runtime import PayloadConfig, PayloadRunner
-from pilot.ports import Acquired
+from pilot.ports import Acquired, ServerUnreachable
 from pilot.runtime.clock import utc_now
 from pilot.runtime.events import redactor, start_logging
+from pilot.runtime.http import OversizedAnswer, Timeouts, TlsError, call, new_session
+from pilot.runtime.loops import run_within
 from pilot.runtime.redact import secret_parts
+from pilot.runtime.retry import RetryableError
 from pilot.runtime.secret import Secret, SecretFile
 from pilot.runtime.signals import stop_on_signals
-from pilot.runtime.stop import Stop
+from pilot.runtime.stop import Stop, StopKind, Stopped
 from pilot.runtime.summary import write_summary
 from pilot.runtime.workdir import WorkVolume
 from pilot.settings import Settings
@@ -41,23 +45,30 @@ from pilot.worker import Worker, WorkerEnd, WorkerPlan
 logger = logging.getLogger("pilot")
 
 PUSH_FILE_MAX_BYTES = 16 << 20
+NO_COMPLAINT = frozenset({ExitCode.OK, ExitCode.SIGTERM, ExitCode.SIGINT})  # nothing is wrong that a person could mend
 
 
 def run(settings: Settings) -> int:
-    """One pilot process, from its settings to its exit code. Raises PilotCannotWork before any job was taken."""
+    """One pilot process, from its settings to its exit code. Raises PilotCannotWork with the sentence for who started it."""
     start_logging(settings.log_level)
     _hide_secrets(settings)
     logger.info("pilot %s on %s for queue %s", __version__, settings.node, settings.queue)
     volume = WorkVolume(settings.workdir)
     stop = Stop()
-    with ExitStack() as closing:
-        closing.enter_context(stop_on_signals(stop))
-        credentials = _credentials(settings)
-        closing.enter_context(volume.held())
-        worker = _worker(settings, credentials, volume, stop, closing)
-        end = worker.live()
-        logger.info("leaving: %s", end.reason)
-        _summarize(settings, worker, end)
+    try:
+        with ExitStack() as closing:
+            closing.enter_context(stop_on_signals(stop))
+            credentials = _credentials(settings)
+            closing.enter_context(volume.held())
+            worker = _worker(settings, credentials, volume, stop, closing)
+            end = worker.live()
+            logger.info("leaving: %s", end.reason)
+            _summarize(settings, worker, end)
+    except Stopped as stopped:
+        logger.info("leaving before any job was asked for: %s", stopped)
+        return int(ExitCode.SIGINT if stopped.reason.kind is StopKind.SIGINT else ExitCode.SIGTERM)
+    if end.exit_code not in NO_COMPLAINT:
+        raise PilotCannotWork(end.exit_code, end.reason)
     return int(end.exit_code)
 
 
@@ -88,14 +99,44 @@ def _worker(settings: Settings, credentials: Credentials, volume: WorkVolume, st
         logs=_logs(settings, queue, stores, cric, stop),
         identity=_identity(settings, queue),
         heartbeat_s=settings.heartbeat,
+        server_silence_s=settings.server_silence_s,
         start_wait_s=settings.start_wait_s,
         final_retry_s=settings.final_retry_s,
         shutdown_s=settings.shutdown_s,
-        preempted=lambda: settings.batch_id is not None,
+        preempted=lambda: _preempted(settings),
     )
     return Worker(
-        _plan(settings, queue), parts, volume, stop, after_job=lambda worker: _summarize(settings, worker, None)
+        _plan(settings, queue, server, stop),
+        parts,
+        volume,
+        stop,
+        after_job=lambda worker: _after_job(settings, worker),
     )
+
+
+def _after_job(settings: Settings, worker: Worker) -> None:
+    """As PID 1 of a container the pilot inherits what payloads leave: dead strangers are collected between jobs."""
+    reap_strangers()
+    _summarize(settings, worker, None)
+
+
+def _preempted(settings: Settings) -> bool:
+    """Whether a SIGTERM means that the node or pod is taken away: Harvester's Kubernetes sets the job id; else Google's
+    metadata server knows. It is asked only when the pilot is already stopping, and for a second at most.
+    """
+    if settings.batch_id is not None:
+        return True
+    url = f"{settings.metadata_url}/computeMetadata/v1/instance/preempted"
+
+    def ask() -> bool:
+        with new_session() as session:
+            answer = call(session, "GET", url, headers={"Metadata-Flavor": "Google"}, timeouts=Timeouts(0.3, 0.5))
+        return answer.status == 200 and answer.text().strip().upper() == "TRUE"
+
+    try:
+        return run_within("metadata", ask, 1.0) or False
+    except (RetryableError, TlsError, OversizedAnswer):
+        return False
 
 
 def _credentials(settings: Settings) -> Credentials:
@@ -183,7 +224,7 @@ def _identity(settings: Settings, queue: Queue) -> Identity:
     )
 
 
-def _plan(settings: Settings, queue: Queue) -> WorkerPlan:
+def _plan(settings: Settings, queue: Queue, server: PandaClient, stop: Stop) -> WorkerPlan:
     return WorkerPlan(
         queue=queue,
         label=settings.label,
@@ -198,12 +239,12 @@ def _plan(settings: Settings, queue: Queue) -> WorkerPlan:
         time_floor_s=queue.time_floor_s if settings.time_floor_s is None else settings.time_floor_s,
         final_retry_s=settings.final_retry_s,
         disk_limit_bytes=settings.disk_limit_mib * MEGABYTE if settings.disk_limit_mib else None,
-        push_job=_push_job(settings) if settings.job and not settings.recover_only else None,
+        push_job=_push_job(settings, server, stop) if settings.job and not settings.recover_only else None,
         recover_only=settings.recover_only,
     )
 
 
-def _push_job(settings: Settings) -> Acquired:
+def _push_job(settings: Settings, server: PandaClient, stop: Stop) -> Acquired:
     """The job definition of PUSH mode, url-encoded or JSON. Raises PilotCannotWork."""
     path = settings.job or Path()
     try:
@@ -219,7 +260,18 @@ def _push_job(settings: Settings) -> Acquired:
             ExitCode.MISSING_FILE,
             f"{path} holds no job definition: expected key=value&... or a JSON object with a PandaID; check --job",
         )
-    return Acquired(definition, ApiGeneration.LEGACY if settings.api == "legacy" else ApiGeneration.V1)
+    return Acquired(definition, _generation(settings, server, stop))
+
+
+def _generation(settings: Settings, server: PandaClient, stop: Stop) -> ApiGeneration:
+    """The API generation of a job that was given and not asked for: it stays with it, so a wrong guess would lose the job."""
+    if settings.api != "auto":
+        return ApiGeneration(settings.api)
+    try:
+        return server.generation(stop)
+    except ServerUnreachable as trouble:
+        logger.warning("which API the server speaks is not known yet, v1 is assumed: %s", trouble)
+        return ApiGeneration.V1
 
 
 def _job_definition(text: str) -> dict[str, Any] | None:

@@ -20,7 +20,11 @@ JITTER = 0.1  # a tenth of the interval, so that a thousand pilots do not beat t
 
 
 class Heartbeat:
-    """One helper loop a job. ``fields(state)`` gives an update's fields; ``obey`` gets each answer's commands."""
+    """One helper loop a job. ``fields(state)`` gives an update's fields; ``obey`` gets each answer's commands.
+
+    ``lost`` is called once, when the server has taken no update for ``silence_s``: by then it may have given the job to
+    another pilot (server rule: two hours).
+    """
 
     def __init__(
         self,
@@ -29,12 +33,16 @@ class Heartbeat:
         fields: Callable[[JobState], Mapping[str, FieldValue]],
         obey: Callable[[UpdateAnswer], None],
         interval_s: float,
+        silence_s: float,
+        lost: Callable[[float], None],
     ) -> None:
         self._server = server
         self._api = api
         self._fields = fields
         self._obey = obey
         self._interval_s = interval_s
+        self._silence_s = silence_s
+        self._lost = lost
         self._state = JobState.STARTING
         self._wake = threading.Event()
         self._last_heard_s = monotonic_s()
@@ -67,6 +75,8 @@ class Heartbeat:
             answer = self._server.update(self._fields(self._state), self._api, stop)
         except (ServerUnreachable, ServerRefused) as trouble:
             logger.warning("heartbeat not delivered (last one %.0f s ago): %s", self.silent_for_s, trouble)
+            if self.silent_for_s > self._silence_s:
+                self._lost(self.silent_for_s)
             return
         self._last_heard_s = monotonic_s()
         self._obey(answer)

@@ -77,6 +77,7 @@ class JobParts:
     logs: JobLogs
     identity: Identity
     heartbeat_s: float
+    server_silence_s: float
     start_wait_s: float
     final_retry_s: float
     shutdown_s: float
@@ -212,7 +213,9 @@ class JobRun:
         self._usage = Usage()
         self._isolation = ""
         self._outputs: tuple[FileReport, ...] = ()
-        self._heartbeat = Heartbeat(parts.server, api, self._fields, self._obey, parts.heartbeat_s)
+        self._heartbeat = Heartbeat(
+            parts.server, api, self._fields, self._obey, parts.heartbeat_s, parts.server_silence_s, self._server_lost
+        )
 
     def live(self, worker_stop: Stop) -> JobRecord:
         """The job's life, from its parsed definition."""
@@ -447,6 +450,12 @@ class JobRun:
         if answer.kill and self._stop.request(StopReason(StopKind.SERVER_KILL)):
             logger.warning("job %s: the server asks to kill it", self._attempt)
             probe(Point.KILL_RECEIVED)
+
+    def _server_lost(self, silent_for_s: float) -> None:
+        """Past the server's own limit another attempt may be running: this one must not go on."""
+        detail = f"no update was taken for {silent_for_s:.0f} s"
+        if self._stop.request(StopReason(StopKind.SERVER_LOST, detail)):
+            logger.error("job %s: %s, so it is stopped", self._attempt, detail)
 
     def _hurried(self) -> bool:
         reason = self._stop.reason

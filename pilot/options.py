@@ -45,7 +45,12 @@ def _text(value: str) -> str:
 
 
 def _path(value: str) -> Path:
-    return Path(_text(value)).expanduser()
+    if "\0" in value:
+        raise ValueError("is not a path")
+    try:
+        return Path(_text(value)).expanduser()
+    except RuntimeError:
+        raise ValueError("is in the home folder of a user this machine does not know") from None
 
 
 def _queue_name(value: str) -> str:
@@ -55,7 +60,11 @@ def _queue_name(value: str) -> str:
 
 
 def _https_url(value: str) -> str:
-    parts = urlsplit(value.strip())
+    try:
+        parts = urlsplit(value.strip())
+        _ = parts.port
+    except ValueError:
+        raise ValueError("is not an https:// URL") from None
     if parts.scheme != "https" or not parts.hostname:
         raise ValueError("is not an https:// URL")
     if parts.username or parts.password:
@@ -136,6 +145,7 @@ OPTIONS: tuple[Option, ...] = (
     Option("lifetime", LIMITS, "seconds after which the pilot leaves, its job stopped and reported; 0: no limit", _seconds(0), 0.0, metavar="S"),
     Option("time_floor_s", LIMITS, "take further jobs until this many seconds after the start; default: the queue's timefloor", _seconds(0), metavar="S"),
     Option("heartbeat", LIMITS, "seconds between two heartbeats of a job", _seconds(0.1), 60.0, metavar="S"),
+    Option("server_silence_s", LIMITS, "a job is stopped when the server has taken no update of it for so long", _seconds(0), 7200.0, metavar="S"),
     Option("start_wait_s", LIMITS, "how long the server may take to accept a job's start", _seconds(0), 600.0, metavar="S"),
     Option("log_retry_s", LIMITS, "how long a log upload is tried", _seconds(0), 600.0, metavar="S"),
     Option("final_retry_s", LIMITS, "how long a final report is tried", _seconds(0), 3600.0, metavar="S"),

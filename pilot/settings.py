@@ -37,7 +37,8 @@ PAYLOAD_ENV_DEFAULT = (
 BACK_DOORS = re.compile(
     r"(HTTPS?_PROXY|ALL_PROXY|NO_PROXY|REQUESTS_CA_BUNDLE|CURL_CA_BUNDLE|SSL_CERT_(FILE|DIR)|NETRC|BOTO_CONFIG|AWS_.*|"
     r"GOOGLE_.*|GCLOUD_PROJECT|CLOUDSDK_.*|GCE_METADATA_.*|STORAGE_EMULATOR_HOST|GRPC_.*|PG[A-Z]+|OTEL_.*|"
-    r"SSLKEYLOGFILE|APPTAINER(ENV)?_.*|SINGULARITY(ENV)?_.*)",
+    r"SSLKEYLOGFILE|APPTAINER(ENV)?_.*|SINGULARITY(ENV)?_.*|BOTO(CORE)?_EXPERIMENTAL__.*|_X_AMZN_TRACE_ID|API_.*_OVERRIDE|"
+    r"(EN|DIS)ABLE_GCS_PYTHON_CLIENT_.*)",
     re.IGNORECASE,
 )
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -98,6 +99,7 @@ class Settings:
     lifetime: float
     time_floor_s: float | None
     heartbeat: float
+    server_silence_s: float
     start_wait_s: float
     log_retry_s: float
     final_retry_s: float

@@ -93,6 +93,25 @@ def run_stage(name: str, body: Callable[[], T], stop: Stop, bound_s: float = STA
     raise Stopped(stop.reason or StopReason(StopKind.INTERNAL))
 
 
+def run_within(name: str, body: Callable[[], T], bound_s: float) -> T | None:
+    """Run ``body`` on a thread of its own for at most ``bound_s`` seconds; None when it took longer. Raises what it does."""
+    results: list[T] = []
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            results.append(body())
+        except BaseException as error:  # noqa: BLE001  (carried over to the caller, which raises it)
+            errors.append(error)
+
+    thread = threading.Thread(target=run, name=name, daemon=True)
+    thread.start()
+    thread.join(bound_s)
+    if errors:
+        raise errors[0]
+    return results[0] if results else None
+
+
 class Helpers:
     """The helpers of one block: ``with Helpers(stop) as helpers: helpers.start("heartbeat", body)``."""
 
