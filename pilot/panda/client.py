@@ -142,6 +142,11 @@ class PandaClient:
 
         self._in_either(ask, "a sign of life")
 
+    def generation(self, stop: Stop, policy: RetryPolicy | None = None) -> ApiGeneration:
+        """The API generation that works here, found out by a sign of life. Raises ServerUnreachable."""
+        self.is_alive(stop, policy)
+        return self._generations[0]
+
     def close(self) -> None:
         self._sessions.close()
 

@@ -82,6 +82,11 @@ class RunningPilot:
     def log(self) -> str:
         return self._stderr.read_text(errors="replace")
 
+    def wait_until(self, true: Callable[[], object], what: str, timeout_s: float = 20.0) -> None:
+        """Wait for a fact while the pilot lives; AssertionError with its log when it does not come about."""
+        wait_until(lambda: true() or self.process.poll() is not None, f"{what}:\n{self.log}", timeout_s)
+        assert true(), f"the pilot left before {what}:\n{self.log}"
+
     def signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
 
@@ -200,6 +205,11 @@ def updates(world: World, panda_id: int) -> list[dict[str, Any]]:
             if body["job_id"] == panda_id:
                 found.append(body)
     return found
+
+
+def acquires(world: World, after_seq: int = 0) -> list[str]:
+    """The paths of all job requests since."""
+    return [path for path in paths(world, after_seq) if path.endswith(("/acquire_jobs", "/getJob"))]
 
 
 def paths(world: World, after_seq: int = 0) -> list[str]:

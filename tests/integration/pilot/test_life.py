@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import base64
 import io
 import json
 import tarfile
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import pytest
 
