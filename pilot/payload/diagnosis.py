@@ -106,9 +106,10 @@ def _bytes(path: Path, max_bytes: int, from_end: bool = False) -> bytes:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         return b""
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        return b""
     with os.fdopen(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            return b""
         try:
             if from_end:
                 file.seek(max(0, file.seek(0, os.SEEK_END) - max_bytes))
