@@ -129,7 +129,7 @@ def call(
                 )
     except requests.exceptions.SSLError as error:
         raise TlsError(f"{_host(url)} failed TLS verification: {_cause(error)}") from error
-    except (requests.exceptions.RequestException, HTTPError, OSError) as error:
+    except (requests.exceptions.RequestException, HTTPError, OSError, ValueError) as error:
         raise TransportError(f"no answer from {_host(url)}: {_cause(error)}") from error
     raise TransportError(f"too many redirects at {_host(url)}")
 
@@ -167,7 +167,10 @@ def _same_host(url: str, target: str) -> str:
 
 
 def _host(url: str) -> str:
-    return urlsplit(url).netloc
+    try:
+        return urlsplit(url).netloc
+    except ValueError:
+        return f"{url[:80]!r}, which is no URL"
 
 
 def _cause(error: BaseException) -> str:

@@ -47,7 +47,9 @@ def secret_parts(file: Secret) -> list[Secret]:
     """What is secret in a credential file: the private keys of a PEM or JSON file, the text and the values of a short mapping."""
     text = file.reveal()
     if "-----BEGIN" in text and not text.startswith("{"):
-        return [Secret(match) for match in re.findall(r"PRIVATE KEY-----\s(.+?)\s-----END", text, re.DOTALL)]
+        return [
+            Secret(match) for match in re.findall(r"BEGIN [A-Z ]*PRIVATE KEY-----\s(.+?)\s-----END", text, re.DOTALL)
+        ]
     if text.startswith("{"):
         try:
             document = json.loads(text)

@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import io
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pilot.runtime.events import RedactingFormatter, log_to_file, redactor, start_logging
+from pilot.runtime.files import replace_atomically
+from pilot.runtime.secret import Secret
+from pilot.runtime.summary import write_summary
+
+logger = logging.getLogger("pilot.test")
+
+
+@pytest.fixture
+def lines(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
+    """What the pilot says, at INFO."""
+    root = logging.getLogger("pilot")
+    before = (root.handlers[:], root.level, root.propagate)
+    stream = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", stream)
+    start_logging()
+    yield stream
+    root.handlers[:], root.propagate = before[0], before[2]
+    root.setLevel(before[1])
+
+
+def test_a_line_has_time_level_thread_and_name(lines: io.StringIO) -> None:
+    logger.info("job %s", 7)
+    time, level, thread, name, message = (part.strip() for part in lines.getvalue().split("|"))
+    assert (level, thread, name, message) == ("INFO", "MainThread", "pilot.test", "job 7")
+    assert len(time) == len("2026-11-23 05:00:00.000")
+
+
+def test_starting_twice_says_everything_once(lines: io.StringIO, capsys: pytest.CaptureFixture[str]) -> None:
+    start_logging("WARNING")
+    logger.info("quiet")
+    logger.warning("loud")
+    said = lines.getvalue() + capsys.readouterr().err
+    assert said.count("loud") == 1 and "quiet" not in said
+
+
+def test_a_message_cannot_forge_a_line_or_command_the_terminal(lines: io.StringIO) -> None:
+    logger.info("evil\n2026-11-23 | ERROR | \x1b[2J\r\x9b\x08\x00 tab\tstays")
+    assert lines.getvalue().count("\n") == 1
+    assert "evil\\n2026-11-23" in lines.getvalue()
+    assert "\\x1b[2J\\x0d\\x9b\\x08\\x00 tab\tstays" in lines.getvalue()
+
+
+def test_a_traceback_keeps_its_lines_and_loses_its_secrets(lines: io.StringIO) -> None:
+    redactor.add(Secret("open sesame"))
+    try:
+        raise ValueError("the word is open sesame")
+    except ValueError:
+        logger.exception("failed with %s", "open sesame")
+    assert "Traceback" in lines.getvalue() and lines.getvalue().count("\n") > 3
+    assert "sesame" not in lines.getvalue()
+
+
+def test_a_jobs_log_holds_the_events_of_its_time(lines: io.StringIO, tmp_path: Path) -> None:
+    path = tmp_path / "pilotlog.txt"
+    logger.info("before")
+    with log_to_file(path):
+        logger.info("during \ud800")
+    logger.info("after")
+    with log_to_file(path):
+        logger.info("again")
+    text = path.read_text()
+    assert ["during" in text, "again" in text, "before" in text, "after" in text] == [True, True, False, False]
+
+
+def test_a_log_that_cannot_be_opened_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(OSError), log_to_file(tmp_path / "missing" / "pilotlog.txt"):
+        pass
+
+
+def test_the_formatter_is_in_utc() -> None:
+    record = logging.LogRecord("pilot", logging.INFO, "", 0, "x", None, None)
+    record.created, record.msecs = 0.0, 0.0
+    assert RedactingFormatter().format(record).startswith("1970-01-01 00:00:00.000")
+
+
+@pytest.mark.parametrize("durable", [True, False])
+def test_a_file_is_replaced_whole(tmp_path: Path, durable: bool) -> None:
+    path = tmp_path / "summary.json"
+    path.write_text("old")
+    replace_atomically(path, b"new", mode=0o600, durable=durable)
+    assert path.read_bytes() == b"new" and path.stat().st_mode & 0o777 == 0o600
+    assert os.listdir(tmp_path) == ["summary.json"]
+
+
+def test_a_file_that_cannot_be_replaced_stays_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "file").write_text("")
+    with pytest.raises(OSError):
+        replace_atomically(tmp_path / "folder", b"new")
+    assert sorted(os.listdir(tmp_path)) == ["folder"]
+
+
+def test_the_summary_is_json(tmp_path: Path) -> None:
+    write_summary(tmp_path / "s.json", {"jobs": []})
+    assert (tmp_path / "s.json").read_text() == '{\n "jobs": []\n}\n'

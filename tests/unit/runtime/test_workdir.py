@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pilot.job.errors import ExitCode, PilotCannotWork
+from pilot.job.model import Attempt
+from pilot.runtime.workdir import WorkVolume
+
+HOLDER = """
+import sys
+from pathlib import Path
+from pilot.job.errors import PilotCannotWork
+from pilot.runtime.workdir import WorkVolume
+try:
+    with WorkVolume(Path(sys.argv[1])).held():
+        print("held")
+except PilotCannotWork as trouble:
+    print(int(trouble.exit_code), trouble)
+"""
+
+
+def hold_elsewhere(root: Path) -> str:
+    return subprocess.run([sys.executable, "-c", HOLDER, str(root)], capture_output=True, text=True, check=True).stdout
+
+
+def test_the_volume_is_made_with_its_parents(tmp_path: Path) -> None:
+    with WorkVolume(tmp_path / "a" / "b").held():
+        assert (tmp_path / "a" / "b" / "jobs").is_dir()
+
+
+def test_a_second_pilot_is_told_to_use_another_folder(tmp_path: Path) -> None:
+    with WorkVolume(tmp_path).held():
+        said = hold_elsewhere(tmp_path)
+        assert said == f"65 another pilot works in {tmp_path}; give this one another folder with --workdir DIR\n"
+        with pytest.raises(PilotCannotWork, match="another pilot"), WorkVolume(tmp_path).held():
+            pass
+    assert hold_elsewhere(tmp_path) == "held\n"
+
+
+def test_an_error_inside_is_not_taken_for_a_second_pilot(tmp_path: Path) -> None:
+    with pytest.raises(BlockingIOError), WorkVolume(tmp_path).held():
+        raise BlockingIOError("mine")
+    assert hold_elsewhere(tmp_path) == "held\n"
+
+
+def test_a_folder_that_cannot_be_made_is_said_in_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    root = tmp_path / "file" / "work"
+    with pytest.raises(PilotCannotWork) as raised, WorkVolume(root).held():
+        pass
+    assert raised.value.exit_code is ExitCode.MKDIR
+    assert str(raised.value) == f"cannot make the work folder {root}: Not a directory; give another with --workdir DIR"
+
+
+def test_free_bytes_are_those_of_the_volume(tmp_path: Path) -> None:
+    status = os.statvfs(tmp_path)
+    assert abs(WorkVolume(tmp_path).free_bytes() - status.f_bavail * status.f_frsize) < 1 << 30
+
+
+def test_a_job_has_its_folders_and_they_are_its_own(tmp_path: Path) -> None:
+    volume = WorkVolume(tmp_path)
+    with volume.held():
+        folder = volume.open_job(Attempt(4711, 2))
+    assert folder.root == tmp_path / "jobs" / "4711.2"
+    for path in (folder.work, folder.logs, folder.tmp, folder.home, folder.control):
+        assert path.is_dir() and path.stat().st_mode & 0o777 == 0o700
+    assert folder.logs not in folder.work.parents and folder.work not in folder.logs.parents
+
+
+def test_leftovers_are_known_oldest_first_and_strangers_are_not(tmp_path: Path) -> None:
+    volume = WorkVolume(tmp_path)
+    with volume.held():
+        for number in (3, 1, 2):
+            path = volume.open_job(Attempt(number, 0)).root
+            os.utime(path, (number, number))
+        (volume.jobs / "file").write_text("")
+        (volume.jobs / "link").symlink_to(tmp_path)
+        assert [folder.root.name for folder in volume.known_jobs()] == ["1.0", "2.0", "3.0"]
+
+
+def test_a_folder_goes_whatever_a_payload_made_of_it(tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir(mode=0o500)
+    (outside / "precious").write_text("")
+    volume = WorkVolume(tmp_path / "work")
+    with volume.held():
+        folder = volume.open_job(Attempt(1, 0))
+        deep = folder.work / "deep"
+        (deep / "deeper").mkdir(parents=True)
+        (deep / "deeper" / "file").write_text("")
+        (folder.work / "link").symlink_to(outside)
+        os.mkfifo(folder.work / "pipe")
+        (deep / "deeper").chmod(0o000)
+        deep.chmod(0o000)
+        folder.remove()
+        assert not folder.root.exists()
+        folder.remove()
+    assert (outside / "precious").exists() and outside.stat().st_mode & 0o777 == 0o500
+
+
+def test_removing_many_files_is_quick(tmp_path: Path) -> None:
+    volume = WorkVolume(tmp_path)
+    with volume.held():
+        folder = volume.open_job(Attempt(1, 0))
+        for number in range(2000):
+            (folder.work / str(number)).touch()
+        started_s = time.monotonic()
+        folder.remove()
+        assert time.monotonic() - started_s < 5
