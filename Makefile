@@ -21,8 +21,10 @@ setup: $(STAMP) ## install what is missing on this machine (as root: with apt) a
 $(STAMP): requirements.lock pyproject.toml
 	@scripts/prepare-machine python
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing the locked Python packages into $(VENV)"
 	@$(BIN)/pip install -q --disable-pip-version-check --require-hashes -r requirements.lock
-	@$(BIN)/pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@$(BIN)/pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e . 2>$(VENV)/install.log \
+	  || { cat $(VENV)/install.log; exit 1; }
 	@touch $(STAMP)
 
 demo: setup ## a PanDA world on this machine: 18 real pipetask jobs, run in Apptainer, with links to their logs
