@@ -45,6 +45,7 @@ from pilot.worker import Worker, WorkerEnd, WorkerPlan
 logger = logging.getLogger("pilot")
 
 PUSH_FILE_MAX_BYTES = 16 << 20
+SHORTEST_CERTIFICATE_S = 60.0  # one that ends sooner does not outlive even a short job's final report
 NO_COMPLAINT = frozenset({ExitCode.OK, ExitCode.SIGTERM, ExitCode.SIGINT})  # nothing is wrong that a person could mend
 
 
@@ -156,7 +157,7 @@ def _credentials(settings: Settings) -> Credentials:
             "--origin VO (or try it all on this machine with --sandbox)",
         )
     credentials = Credentials(x509, token)
-    credentials.check()
+    credentials.check(SHORTEST_CERTIFICATE_S)
     return credentials
 
 
@@ -208,6 +209,10 @@ def _payload(settings: Settings, queue: Queue, stores: Stores) -> PayloadRunner:
         credentials=settings.payload_environment,
         added=of_queue.payload_env_set,
         grace_s=settings.payload_grace_s,
+        disk_limit_bytes=settings.disk_limit_mib * MEGABYTE if settings.disk_limit_mib else None,
+        looping_s=settings.looping_s,
+        max_processes=settings.max_processes,
+        max_inodes=settings.max_inodes,
     )
     return PayloadRunner(config, stores)
 

@@ -64,6 +64,7 @@ T = TypeVar("T")
 LOG_SHARE = 0.6  # of the shutdown time; the rest is the report's
 # A deadline is running: the report goes before the logs.
 HURRIED = frozenset({StopKind.SIGTERM, StopKind.SIGINT, StopKind.LIFETIME})
+FULL_VOLUME_BYTES = 1 << 16  # what is left of a volume on which a write has just failed
 START_RETRY = RetryPolicy("starting", tries=100_000, first_s=0.5, cap_s=20, total_s=600)
 
 
@@ -383,14 +384,11 @@ class JobRun:
 
     def _store_logs(self, helpers: Helpers) -> LogsStored:
         self._end_pump(helpers)
-        if not isinstance(self._parsed, Job):
-            return LogsStored(None)
-        job = self._parsed
         try:
             stored = self._timed(
                 "log_s",
                 lambda: run_stage(
-                    "logs", lambda: self._parts.logs.store(job, self._folder, self._log_grace), self._log_grace
+                    "logs", lambda: self._parts.logs.store(self._parsed, self._folder, self._log_grace), self._log_grace
                 ),
             )
         except Stopped as stopped:
@@ -508,11 +506,18 @@ class JobRun:
             oom_kills=end.oom_kills,
             stop=self._cause(reason) if reason else None,
             stop_detail=reason.detail if reason else "",
-            breach=end.breach,
+            breach=end.breach or self._full_volume(end),
             container_message=end.container_message,
             first_error=end.first_error,
             no_work=end.no_work,
         )
+
+    def _full_volume(self, end: PayloadEnd) -> Diagnosis | None:
+        """A payload that failed on a full volume failed of that; its own words may not even have found room."""
+        if end.exit_code == 0 or end.stopped_by is not None or self._folder.free_bytes() > FULL_VOLUME_BYTES:
+            return None
+        words = f": {end.first_error}" if end.first_error else ""
+        return Diagnosis(PilotError.NO_LOCAL_SPACE, f"the payload left the work volume full{words}")
 
     def _stop_diagnosis(self, reason: StopReason) -> Diagnosis:
         cause = self._cause(reason)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from pilot.job.errors import Diagnosis
-from pilot.job.model import ApiGeneration, Attempt, Job
+from pilot.job.model import ApiGeneration, Attempt, Job, MalformedJob
 from pilot.job.report import FieldValue, FileReport
 from pilot.job.report import StoredFile as StoredFile  # re-exported: storage may not import this module
 from pilot.runtime.payload_end import PayloadEnd as PayloadEnd  # re-exported: payload may not import this module
@@ -138,7 +138,7 @@ class JobLogs(Protocol):
 
     def follow(self, attempt: Attempt, folder: JobFolder, stop: Stop) -> None: ...
 
-    def store(self, job: Job, folder: JobFolder, stop: Stop) -> LogsStored: ...
+    def store(self, job: Job | MalformedJob, folder: JobFolder, stop: Stop) -> LogsStored: ...
 
 
 # --- payload ----------------------------------------------------------------------------------------------------------

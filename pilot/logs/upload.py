@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from pilot.job.endpoint import log_object, public_url
 from pilot.job.errors import Diagnosis, PilotError
-from pilot.job.model import Attempt, FileSpec, Job
+from pilot.job.model import Attempt, FileSpec, Job, MalformedJob
 from pilot.job.report import FileReport
 from pilot.logs.bundle import Bundle, make_bundle
 from pilot.logs.collect import TEXT_TYPE, LogFile, log_files
@@ -60,13 +60,19 @@ class PublicLogs:
 
         follow(folder, show, stop)
 
-    def store(self, job: Job, folder: JobFolder, stop: Stop) -> LogsStored:
-        """Store every log and the bundle. A log that cannot be stored is a problem told, not an exception."""
-        bundle = self._bundle(job, folder, stop)
+    def store(self, job: Job | MalformedJob, folder: JobFolder, stop: Stop) -> LogsStored:
+        """Store every log and the bundle. A log that cannot be stored is a problem told, not an exception.
+
+        A malformed job names no bundle that could be trusted; its pilot's log is stored all the same.
+        """
+        if job.attempt is None:
+            return LogsStored(None, "there is no PandaID to store logs under")
+        panda_id = job.attempt.panda_id
+        bundle = self._bundle(job, folder, stop) if isinstance(job, Job) else None
         probe(Point.LOG_BUNDLED)
         with ThreadPoolExecutor(PARALLEL_UPLOADS, thread_name_prefix="log-upload") as pool:
-            texts = [pool.submit(self._upload, job.panda_id, file, stop) for file in log_files(folder)]
-            stored = pool.submit(self._upload_bundle, job, bundle, stop) if bundle else None
+            texts = [pool.submit(self._upload, panda_id, file, stop) for file in log_files(folder)]
+            stored = pool.submit(self._upload_bundle, job, bundle, stop) if bundle and isinstance(job, Job) else None
             problems = [problem for text in texts if (problem := text.result())]
             report, problem = stored.result() if stored else (None, "")
         probe(Point.LOG_STORED)

@@ -31,7 +31,7 @@ class CredentialsUnusable(Exception):
 
 
 class CredentialsTooShort(CredentialsUnusable):
-    """The certificate or proxy has expired, or will before a job could be run."""
+    """The certificate or proxy is good now and will expire before a job could be run."""
 
     exit_code = ExitCode.PROXY_TOO_SHORT
 
@@ -62,7 +62,7 @@ class X509Credentials:
         end = _ends(self.cert_path)
         left_s = (end - utc_now()).total_seconds()
         if left_s <= 0:
-            raise CredentialsTooShort(f"The certificate in {self.cert_path} expired on {_utc(end)}: renew it.")
+            raise CredentialsUnusable(f"The certificate in {self.cert_path} expired on {_utc(end)}: renew it.")
         if left_s < min_lifetime_s:
             raise CredentialsTooShort(
                 f"The certificate in {self.cert_path} expires on {_utc(end)}, in {left_s:.0f} s; "

@@ -166,7 +166,10 @@ class PandaClient:
                 self._generations = (api, self._generations[0])
             return result
         tried = " nor ".join(api.value for api in self._generations)
-        raise ServerUnreachable(f"The PanDA server does not offer {what} in {tried}: {why}; check --server and --api.")
+        where = ", ".join(self._servers)
+        raise ServerUnreachable(
+            f"The PanDA server {where} does not offer {what} in {tried}: {why}; check --server and --api."
+        )
 
     # --- one call, over servers and time ------------------------------------------------------------------------------
 

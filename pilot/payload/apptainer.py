@@ -8,6 +8,7 @@ run as code, without ``--workdir`` /tmp is 64 MiB of memory.
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -44,7 +45,7 @@ shell=sh
 command -v bash >/dev/null 2>&1 && shell=bash
 "$shell" "$here/payload.sh"
 code=$?
-echo "$code" >"$here/exitcode"
+{{ echo "$code" >"$here/exitcode"; }} 2>/dev/null
 if [ -n "$stopping" ]; then
     while kill -0 -1 2>/dev/null; do sleep 0.1 2>/dev/null || break; done
 fi
@@ -94,6 +95,7 @@ class Mode:
         )
 
 
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 ISOLATION = ("--containall", "--no-privs", "--no-home", "--no-eval")
 MODES = (Mode(), Mode(own_proc=False))
 ROOT_MODES = (*MODES, Mode(user_namespace=False))
@@ -221,7 +223,8 @@ class Markers:
 
 def message_in(text: bytes) -> str | None:
     """The runtime's last FATAL or ERROR line, without its prefix; the last line of all when there is none."""
-    lines = [line.strip() for line in text.decode("utf-8", "replace").splitlines() if line.strip()]
+    plain = _COLOURS.sub("", text.decode("utf-8", "replace"))  # it colours its words, also when nobody looks
+    lines = [line.strip() for line in plain.splitlines() if line.strip()]
     for line in reversed(lines):
         if line.startswith(("FATAL", "ERROR")):
             return _printable(line.partition(":")[2].strip())

@@ -68,6 +68,10 @@ class JobFolder:
     def pilot_log(self) -> Path:
         return self.logs / "pilotlog.txt"
 
+    def free_bytes(self) -> int:
+        """Bytes an unprivileged writer may still use on the volume."""
+        return _free_bytes(self.root)
+
     def remove(self) -> None:
         """Remove everything, also what a payload made unwritable. What cannot go is left and found again at the next start."""
         for folder, names, _files in os.walk(self.root):
@@ -123,8 +127,7 @@ class WorkVolume:
 
     def free_bytes(self) -> int:
         """Bytes an unprivileged writer may still use on the volume."""
-        status = os.statvfs(self.root)
-        return status.f_bavail * status.f_frsize
+        return _free_bytes(self.root)
 
     def open_job(self, attempt: Attempt) -> JobFolder:
         """Make the folder of an attempt. Raises OSError."""
@@ -137,3 +140,8 @@ class WorkVolume:
         """Folders an earlier pilot left, oldest first."""
         folders = [path for path in self.jobs.iterdir() if path.is_dir() and not path.is_symlink()]
         return [JobFolder(path) for path in sorted(folders, key=lambda path: path.stat().st_mtime)]
+
+
+def _free_bytes(path: Path) -> int:
+    status = os.statvfs(path)
+    return status.f_bavail * status.f_frsize

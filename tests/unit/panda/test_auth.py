@@ -74,7 +74,7 @@ def test_a_proxy_that_ends_too_early_is_named(tmp_path: Path, robot: Credential)
 def test_an_expired_proxy_is_named_with_its_end(tmp_path: Path, robot: Credential) -> None:
     path = proxy_file(tmp_path, robot, dt.timedelta(seconds=-60))
     error = refused(Credentials(X509Credentials(path, path)))
-    assert error.exit_code is ExitCode.PROXY_TOO_SHORT
+    assert error.exit_code is ExitCode.CREDENTIALS
     assert "expired on 20" in str(error)
 
 
