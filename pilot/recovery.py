@@ -23,6 +23,7 @@ from typing import Any
 from pilot.job.model import ApiGeneration, Attempt
 from pilot.job.outcome import Outcome, outcome_from_record
 from pilot.job.report import FileReport, Usage
+from pilot.job.states import JobState
 from pilot.runtime.journal import Event, Record, read_journal
 from pilot.runtime.workdir import JobFolder
 
@@ -63,7 +64,11 @@ def fold(records: list[Record]) -> Unfinished | None:
     found: dict[str, Any] = {}
     for record in records:
         if record.event is Event.ACQUIRED or found:
-            found |= _folded(record)
+            try:
+                found |= _folded(record)
+            except (KeyError, TypeError, ValueError) as error:  # written by another version: as good as not there
+                logger.warning("a record %s cannot be understood (%r) and is passed over", record.event.value, error)
+                continue
             found["last_at"] = record.at
     return Unfinished(**found) if found else None
 
@@ -88,6 +93,7 @@ def _folded(record: Record) -> dict[str, Any]:
         case Event.STAGE_OUT_DONE:
             return {"outputs": tuple(FileReport(**file) for file in data.get("files", ()))}
         case Event.FINAL_PREPARED:
+            JobState(data["body"]["job_status"])  # a body without one could not be sent
             return {"body": data["body"], "api": ApiGeneration(data["api"])}
         case Event.FINAL_ACKED | Event.FINAL_ABANDONED:
             return {"settled": True}

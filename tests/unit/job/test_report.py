@@ -43,7 +43,9 @@ def test_the_legacy_names_are_the_recorded_ones() -> None:
 
 
 def test_every_field_of_an_update_has_a_name_in_both_generations() -> None:
-    told = update_fields(Attempt(1, 2), JobState.RUNNING, WHO, URL) | usage_fields(Usage(1.0, 1 << 20, 1 << 20, 1 << 20, 1 << 20, 1 << 20))
+    told = update_fields(Attempt(1, 2), JobState.RUNNING, WHO, URL) | usage_fields(
+        Usage(1.0, 1 << 20, 1 << 20, 1 << 20, 1 << 20, 1 << 20)
+    )
     assert for_generation(told, ApiGeneration.V1) == told
     legacy = for_generation(told, ApiGeneration.LEGACY)
     assert list(legacy.values()) == list(told.values())
