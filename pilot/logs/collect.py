@@ -64,6 +64,8 @@ def bundle_members(folder: JobFolder, left_out: frozenset[str]) -> Iterator[tupl
             continue
         budget_bytes -= os.fstat(opened.fileno()).st_size
         yield file.name, opened
+    if not folder.work.is_dir():  # a payload may have removed its own folder; its logs are worth keeping all the same
+        return
     for where, names, files, descriptor in os.fwalk(folder.work, follow_symlinks=False):
         names[:] = sorted(name for name in names if not name.startswith("."))
         for name in sorted(files):

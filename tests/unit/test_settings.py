@@ -1,0 +1,451 @@
+"""Settings: flags > environment > file > defaults, one sentence an error, and nothing comes in by the back door."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pilot.job.errors import ExitCode, SettingsError
+from pilot.options import OPTIONS
+from pilot.runtime.secret import Secret
+from pilot.settings import BACK_DOORS, PAYLOAD_ENV_DEFAULT, PUSH_JOB_FILE, Bind, QueueSettings, Settings, read_settings
+
+HOME = {"HOME": "/home/jane"}
+
+
+def read(
+    flags: dict[str, Any] | None = None,
+    env: dict[str, str] | None = None,
+    *,
+    file: Path | None = None,
+    queue: str = "Q",
+) -> Settings:
+    given_flags: dict[str, Any] = {"queue": queue} if queue else {}
+    return read_settings(given_flags | (flags or {}), HOME | (env or {}), (file,) if file else ())
+
+
+def refused(
+    flags: dict[str, Any] | None = None,
+    env: dict[str, str] | None = None,
+    *,
+    file: Path | None = None,
+    queue: str = "Q",
+) -> str:
+    with pytest.raises(SettingsError) as raised:
+        read(flags, env, file=file, queue=queue)
+    sentence = str(raised.value)
+    assert raised.value.exit_code is ExitCode.USAGE
+    assert sentence and "\n" not in sentence
+    return sentence
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "pilot.yaml"
+
+
+def write(file: Path, document: object) -> Path:
+    file.write_text(yaml.safe_dump(document))
+    return file
+
+
+# --- precedence -------------------------------------------------------------------------------------------------------
+
+
+def test_flags_win_over_the_environment_that_over_the_file_and_that_over_the_defaults(file: Path) -> None:
+    write(file, {"max_jobs": 3, "max_empty": 3, "lifetime": 3, "heartbeat": 3})
+    env = {"PILOT_MAX_JOBS": "2", "PILOT_MAX_EMPTY": "2", "PILOT_LIFETIME": "2"}
+    settings = read({"max_jobs": "1", "max_empty": "1"}, env, file=file)
+    found = (settings.max_jobs, settings.max_empty, settings.lifetime, settings.heartbeat, settings.shutdown_s)
+    assert found == (1, 1, 2.0, 3.0, 10.0)
+    assert settings.sources["max_jobs"] == "flag --max-jobs"
+    assert settings.sources["lifetime"] == "environment variable PILOT_LIFETIME"
+    assert settings.sources["heartbeat"] == f"file {file}"
+    assert settings.sources["shutdown_s"] == "default"
+
+
+@pytest.mark.parametrize("option", [o for o in OPTIONS if o.name != "config"], ids=lambda option: option.name)
+def test_every_option_is_a_field_a_flag_a_variable_and_a_key(option: Any, file: Path) -> None:
+    samples = {"queue": "Q7", "submit_mode": "PUSH", "log_level": "DEBUG", "runtime": "plain", "api": "legacy"}
+    text = samples.get(option.name)
+    for guess in (text, "https://host.example:1234", "17"):
+        try:
+            value = option.read(guess) if guess else None
+        except ValueError:
+            continue
+        if value is not None:
+            text = guess
+            break
+    assert text is not None
+    wanted = (value,) if option.repeatable else value
+    others = {"origin": "vo"}
+    if option.name in ("cert", "key"):
+        others |= {"cert": "c", "key": "k"}
+    others.pop(option.name, None)
+    write(file, others | {option.name: [text] if option.repeatable else text})
+    for settings in (
+        read(others | {option.name: [text] if option.repeatable else text}, queue="Q"),
+        read(others, {f"PILOT_{option.name.upper()}": text}, queue="" if option.name == "queue" else "Q"),
+        read(file=file, queue="" if option.name == "queue" else "Q"),
+    ):
+        assert getattr(settings, option.name) == wanted
+
+
+def test_repeated_flags_and_comma_lists_are_lists(file: Path) -> None:
+    urls = ("https://a.example", "https://b.example")
+    assert read({"server": list(urls)}).server == urls
+    assert read(env={"PILOT_SERVER": ",".join(urls)}).server == urls
+    assert read(file=write(file, {"server": list(urls)})).server == urls
+    assert read(file=write(file, {"server": urls[0]})).server == urls[:1]
+
+
+def test_the_first_default_file_that_exists_is_read_and_a_named_one_must(tmp_path: Path, file: Path) -> None:
+    write(file, {"max_jobs": 7})
+    assert read_settings({"queue": "Q"}, HOME, (tmp_path / "absent.yaml", file)).max_jobs == 7
+    other = write(tmp_path / "other.yaml", {"max_jobs": 8})
+    assert read({"config": str(other)}, file=file).max_jobs == 8
+    assert read(env={"PILOT_CONFIG": str(other)}, file=file).config == other
+    assert "cannot read the settings file" in refused({"config": str(tmp_path / "absent.yaml")})
+    assert "cannot read the settings file" in refused({"config": str(tmp_path)})
+
+
+def test_an_empty_file_says_nothing(file: Path) -> None:
+    file.write_text("# nothing\n")
+    assert read(file=file).max_jobs == 0
+
+
+# --- refusals ---------------------------------------------------------------------------------------------------------
+
+
+def test_without_a_queue_there_is_nothing_to_do() -> None:
+    assert "--queue" in refused(queue="")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("queue", "../etc"),
+        ("queue", "a b"),
+        ("queue", "x" * 101),
+        ("max_jobs", "-1"),
+        ("max_jobs", "many"),
+        ("max_jobs", "1.5"),
+        ("max_empty", "0"),
+        ("heartbeat", "0"),
+        ("heartbeat", "nan"),
+        ("heartbeat", "1e3"),
+        ("lifetime", "-5"),
+        ("shutdown_s", ""),
+        ("server", ["http://plain.example"]),
+        ("server", ["https://"]),
+        ("server", ["https://[bad"]),
+        ("server", ["https://host:port"]),
+        ("api", "v2"),
+        ("runtime", "docker"),
+        ("log_level", "loud"),
+        ("submit_mode", "push"),
+        ("ca", ""),
+        ("ca", "a\0b"),
+        ("workdir", "~no-such-user-on-any-machine/x"),
+        ("cric", "http://cric.example"),
+        ("disk_limit_mib", "0"),
+    ],
+)
+def test_a_value_that_makes_no_sense_is_refused_with_its_place(name: str, value: Any, file: Path) -> None:
+    flag = "--" + name.replace("_", "-")
+    assert refused({name: value}).startswith(f"flag {flag}") or refused({name: value}).startswith(flag)
+    text = value[0] if isinstance(value, list) else value
+    if text.strip() and "\0" not in text:
+        queue = "" if name == "queue" else "Q"
+        assert f"PILOT_{name.upper()}" in refused(env={f"PILOT_{name.upper()}": text}, queue=queue)
+        assert f"{name} in {file}" in refused(file=write(file, {name: value}), queue=queue)
+
+
+def test_a_password_in_a_url_is_refused_and_not_shown() -> None:
+    sentence = refused({"server": ["https://jane:sesame@host.example"]})
+    assert "password" in sentence and "sesame" not in sentence
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("maxjobs: 3", "unknown key 'maxjobs'"),
+        ("max-jobs: 3", "unknown key 'max-jobs'"),
+        ("1: 2", "unknown key '1'"),
+        ("- a\n- b", "mapping"),
+        ("just words", "mapping"),
+        ("a: [", "not YAML"),
+        ("a: !!python/object/apply:os.system [id]", "not YAML"),
+        ("max_jobs: [1, 2]", "not a single value"),
+        ("max_jobs: {a: 1}", "not a single value"),
+        ("server: [[a]]", "not a single value"),
+        ("max_jobs: true", "whole number"),
+        ("workdir:", "not a single value"),
+    ],
+)
+def test_a_file_that_makes_no_sense_is_refused_with_its_name(file: Path, text: str, said: str) -> None:
+    file.write_text(text)
+    sentence = refused(file=file)
+    assert said in sentence and str(file) in sentence
+
+
+def test_a_file_of_bytes_is_refused(file: Path) -> None:
+    file.write_bytes(b"\xff\xfe\x00\x80")
+    refused(file=file)
+
+
+@given(st.sampled_from([option.name for option in OPTIONS if option.name != "config"]), st.text(max_size=30))
+def test_any_text_is_a_setting_or_a_sentence(name: str, text: str) -> None:
+    others = {"cert": "c", "key": "k", "origin": "vo"}
+    option = next(option for option in OPTIONS if option.name == name)
+    try:
+        read(others | {name: [text] if option.repeatable else text})
+    except SettingsError as error:
+        assert "\n" not in str(error)
+
+
+def test_certificate_and_key_belong_together() -> None:
+    assert "--key" in refused({"cert": "c"})
+    assert "--key" in refused({"key": "k"})
+
+
+def test_a_token_needs_its_origin() -> None:
+    assert "--origin" in refused({"token_file": "t"})
+    assert read({"token_file": "t", "origin": "vo"}).token_file == Path("t")
+
+
+# --- Harvester --------------------------------------------------------------------------------------------------------
+
+TODAY = {
+    "pandaQueueName": "DOMA_LSST_DEV",
+    "computingSite": "SITE",
+    "resourceType": "SCORE",
+    "prodSourceLabel": "unified",
+    "jobType": "unified",
+    "pilotType": "RC",
+    "proxySecretPath": "/proxy/x509up_u25606",
+    "PANDA_AUTH_ORIGIN": "atlas.pilot",
+    "PANDA_AUTH_DIR": "",
+    "PANDA_AUTH_TOKEN": "",
+    "workerID": "12",
+    "HARVESTER_WORKER_ID": "12",
+    "HARVESTER_ID": "cern-1",
+    "PANDA_JSID": "harvester-cern-1",
+    "submit_mode": "PULL",
+    "TMPDIR": "/pilotdir",
+    "PANDA_HOSTNAME": "gke-node",
+    "K8S_JOB_ID": "grid-job-7",
+    "storageLimitMiB": "16336",
+    "REALTIME_LOGFILES": "a.json",
+    "S3_ENDPOINT_URL": "https://s3.example",
+}
+OF_2021 = {
+    "computingSite": "DOMA_LSST_DEV",
+    "pandaQueueName": "$pandaQueueName",
+    "resourceType": "SCORE",
+    "prodSourceLabel": "managed",
+    "jobType": "managed",
+    "pilotType": "PR",
+    "proxySecretPath": "/proxy/x509up",
+    "proxyContent": "$proxyContent",
+    "workerID": "12",
+    "HARVESTER_ID": "$HARVESTER_ID",
+    "K8S_JOB_ID": "$K8S_JOB_ID",
+    "PANDA_JSID": "harvester-x",
+    "submit_mode": "PULL",
+}
+
+
+def test_a_pod_of_today_needs_no_flag() -> None:
+    settings = read(env=TODAY, queue="")
+    assert (settings.queue, settings.label, settings.job_type, settings.resource_type) == (
+        "DOMA_LSST_DEV",
+        "unified",
+        "unified",
+        "SCORE",
+    )
+    assert (settings.harvester_id, settings.worker_id, settings.scheduler_id) == ("cern-1", 12, "harvester-cern-1")
+    assert (settings.batch_id, settings.node, settings.version_tag) == ("grid-job-7", "gke-node", "RC")
+    assert (settings.x509_proxy, settings.token_file) == (Path("/proxy/x509up_u25606"), None)
+    assert (settings.disk_limit_mib, settings.workdir) == (16336, Path("/pilotdir/pilot"))
+    assert settings.image_cache == Path("/pilotdir/pilot/images")
+    assert (settings.realtime_logfiles, settings.payload_s3_endpoint) == ("a.json", "https://s3.example")
+
+
+def test_a_pod_of_2021_needs_none_either_and_its_placeholders_are_unset() -> None:
+    settings = read(env=OF_2021, queue="")
+    assert (settings.queue, settings.label, settings.worker_id) == ("DOMA_LSST_DEV", "managed", 12)
+    assert (settings.harvester_id, settings.batch_id) == (None, None)
+    assert settings.x509_proxy == Path("/proxy/x509up")
+
+
+def test_blank_variables_are_unset() -> None:
+    assert read(env={"K8S_JOB_ID": "  ", "PILOT_LABEL": ""}).batch_id is None
+
+
+def test_push_mode_has_its_job_file_and_a_flag_wins() -> None:
+    assert read(env={"submit_mode": "PUSH"}).job == PUSH_JOB_FILE
+    assert read({"job": "mine"}, {"submit_mode": "PUSH"}).job == Path("mine")
+    assert read(env={"submit_mode": "PULL"}).job is None
+
+
+def test_the_service_account_key_has_two_spellings() -> None:
+    for name in ("GOOGLE_APPLICATION_CREDENTIALS", "GOOGLE_APPLICATION_CREDENTIAL"):
+        assert read(env={name: "/key.json"}).google_application_credentials == Path("/key.json")
+
+
+def test_the_work_folder_is_below_tmpdir_else_below_home() -> None:
+    assert read(env={"TMPDIR": "/t"}).workdir == Path("/t/pilot")
+    assert read().workdir == Path("/home/jane/.cache/pilot/work")
+    assert read_settings({"queue": "Q"}, {}, ()).workdir == Path("/nonexistent/.cache/pilot/work")
+
+
+# --- credentials ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("variable", ["PANDA_AUTH_TOKEN", "OIDC_AUTH_TOKEN"])
+@pytest.mark.parametrize(
+    "place", ["OIDC_AUTH_DIR", "PANDA_AUTH_DIR", "PILOT_SOURCE_DIR", "PILOT_WORK_DIR", "HOME", "proxy"]
+)
+def test_a_token_is_searched_where_the_established_pilot_does(tmp_path: Path, variable: str, place: str) -> None:
+    (tmp_path / "token").write_text("t")
+    env = {variable: "token", "PANDA_AUTH_ORIGIN": "vo", "HOME": "/nowhere"}
+    env |= {"X509_USER_PROXY": str(tmp_path / "x509")} if place == "proxy" else {place: str(tmp_path)}
+    assert read(env=env).token_file == tmp_path / "token"
+
+
+def test_a_token_may_be_a_full_path_and_one_that_is_missing_is_named_all_the_same(tmp_path: Path) -> None:
+    env = {"PANDA_AUTH_TOKEN": str(tmp_path / "t"), "PANDA_AUTH_ORIGIN": "vo"}
+    assert read(env=env).token_file == tmp_path / "t"
+    assert read(env={"PANDA_AUTH_TOKEN": "t", "PANDA_AUTH_DIR": "/d", "PANDA_AUTH_ORIGIN": "vo"}).token_file == Path(
+        "/d/t"
+    )
+
+
+def test_a_refreshed_token_wins_once_its_file_exists(tmp_path: Path) -> None:
+    (tmp_path / "old").write_text("t")
+    env = {
+        "OIDC_REFRESHED_AUTH_TOKEN": str(tmp_path / "new"),
+        "PANDA_AUTH_TOKEN": str(tmp_path / "old"),
+        "OIDC_AUTH_ORIGIN": "vo",
+    }
+    assert read(env=env).token_file == tmp_path / "old"
+    (tmp_path / "new").write_text("t")
+    assert read(env=env).token_file == tmp_path / "new"
+
+
+def test_a_certificate_given_by_hand_wins_over_a_proxy_in_the_environment() -> None:
+    by_hand = {"cert": "c", "key": "k"}
+    assert read(by_hand, {"X509_USER_PROXY": "/p"}).x509_proxy is None
+    assert read(by_hand | {"x509_proxy": "/p"}).x509_proxy == Path("/p")
+    assert read(env={"X509_USER_PROXY": "/p"}).x509_proxy == Path("/p")
+
+
+# --- queues -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_queue_has_settings_of_its_own(file: Path) -> None:
+    entry = {
+        "image": "gs://images/x.sif",
+        "payload_env": ["PGHOST", "MY_TOKEN"],
+        "payload_env_set": {"A": "b", "N": 1},
+        "binds": ["/data:/data:ro", "/scratch:/scratch", "/x:/y:rw"],
+    }
+    write(file, {"queues": {"Q": entry, "OTHER": {}}})
+    env = {"PGHOST": "db", "MY_TOKEN": "sesame", "AWS_ACCESS_KEY_ID": "AKIA"}
+    settings = read(env=env, file=file)
+    assert settings.queue_settings == QueueSettings(
+        image="gs://images/x.sif",
+        payload_env=("PGHOST", "MY_TOKEN"),
+        payload_env_set={"A": "b", "N": "1"},
+        binds=(
+            Bind(Path("/data"), "/data", True),
+            Bind(Path("/scratch"), "/scratch"),
+            Bind(Path("/x"), "/y"),
+        ),
+    )
+    assert settings.payload_environment == {"PGHOST": Secret("db"), "MY_TOKEN": Secret("sesame")}
+    assert read(file=file, queue="OTHER").queue_settings == read(queue="NEW").queue_settings == QueueSettings()
+
+
+@pytest.mark.parametrize(
+    "queues",
+    [
+        ["Q"],
+        "Q",
+        {"Q": None},
+        {"Q": {"images": "x"}},
+        {"Q": {"image": 1}},
+        {"Q": {"payload_env": "PGHOST"}},
+        {"Q": {"payload_env": ["A-B"]}},
+        {"Q": {"payload_env": ["A\n"]}},
+        {"Q": {"payload_env_set": {"A=B": "x"}}},
+        {"Q": {"payload_env_set": {"A": [1]}}},
+        {"Q": {"binds": "/a:/b"}},
+        {"Q": {"binds": ["/a"]}},
+        {"Q": {"binds": ["a:/b"]}},
+        {"Q": {"binds": ["/a:b"]}},
+        {"Q": {"binds": ["/a:/b:x"]}},
+        {"Q": {"binds": ["/a::ro"]}},
+        {"Q": {"binds": [5]}},
+    ],
+)
+def test_settings_of_a_queue_that_make_no_sense_are_refused(file: Path, queues: object) -> None:
+    assert "queues" in refused(file=write(file, {"queues": queues}))
+
+
+def test_a_wrong_entry_of_another_queue_is_refused_too(file: Path) -> None:
+    assert "queues.OTHER" in refused(file=write(file, {"queues": {"OTHER": {"image": 1}}}))
+
+
+def test_a_payload_gets_the_data_credentials_there_are_as_secrets() -> None:
+    env = dict.fromkeys(PAYLOAD_ENV_DEFAULT, "sesame") | {"OTHER": "x"}
+    settings = read(env=env)
+    assert set(settings.payload_environment) == set(PAYLOAD_ENV_DEFAULT)
+    assert all(type(value) is Secret for value in settings.payload_environment.values())
+    assert "sesame" not in repr(settings)
+
+
+def test_no_data_credential_goes_to_a_payload_whose_queue_wants_none(file: Path) -> None:
+    write(file, {"queues": {"Q": {"payload_env": []}}})
+    assert read(env={"PGPASSWORD": "x"}, file=file).payload_environment == {}
+
+
+# --- back doors -------------------------------------------------------------------------------------------------------
+
+CLOSED = (
+    "HTTPS_PROXY https_proxy ALL_PROXY NO_PROXY REQUESTS_CA_BUNDLE CURL_CA_BUNDLE SSL_CERT_FILE SSL_CERT_DIR NETRC "
+    "AWS_ACCESS_KEY_ID AWS_CA_BUNDLE AWS_PROFILE AWS_ENDPOINT_URL BOTO_CONFIG GOOGLE_APPLICATION_CREDENTIALS "
+    "GOOGLE_CLOUD_PROJECT GCE_METADATA_HOST STORAGE_EMULATOR_HOST PGPASSWORD APPTAINERENV_X SINGULARITY_BIND "
+    "APPTAINER_CACHEDIR SSLKEYLOGFILE"
+)
+OPEN = "PATH HOME TMPDIR LANG PANDA_AUTH_TOKEN PILOT_QUEUE PYTHONPATH TZ PAGER"
+
+
+@pytest.mark.parametrize("name", CLOSED.split())
+def test_a_back_door_is_known(name: str) -> None:
+    assert BACK_DOORS.fullmatch(name)
+
+
+@pytest.mark.parametrize("name", OPEN.split())
+def test_a_front_door_stays_open(name: str) -> None:
+    assert not BACK_DOORS.fullmatch(name)
+
+
+def test_closing_the_back_doors_removes_them_from_the_process_and_its_children() -> None:
+    code = (
+        "import os, subprocess; from pilot.settings import close_back_doors; close_back_doors();"
+        "print(sorted(os.environ)); print(subprocess.run(['env'], capture_output=True, text=True).stdout)"
+    )
+    env = dict.fromkeys(CLOSED.split(), "x") | {"PATH": "/usr/bin:/bin", "HOME": "/h", "GOOD": "1"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env)
+    assert not [name for name in CLOSED.split() if f"'{name}'" in done.stdout or f"\n{name}=" in done.stdout]
+    assert "'GOOD'" in done.stdout and "\nHOME=/h" in done.stdout
+    assert "NO_GCE_CHECK=true" in done.stdout
