@@ -51,8 +51,9 @@ def eventually() -> Callable[..., None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def temporary_folder() -> Iterator[Path]:
+def temporary_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A TMPDIR of this test process alone, so that what a test leaves in it is seen, and is its own."""
+    tmp_path_factory.getbasetemp()  # pytest's own folder stays where it is looked for
     before, variable = tempfile.tempdir, os.environ.get("TMPDIR")
     folder = Path(tempfile.mkdtemp(prefix="pilot-tests-"))
     tempfile.tempdir = os.environ["TMPDIR"] = str(folder)

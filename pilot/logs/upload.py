@@ -21,7 +21,7 @@ from pilot.logs.pump import follow
 from pilot.ports import LogsStored
 from pilot.runtime.probe import Point, probe
 from pilot.runtime.retry import LOG_UPLOAD, RetryPolicy
-from pilot.runtime.stop import Stop, Stopped
+from pilot.runtime.stop import Deadline, Stop, Stopped
 from pilot.runtime.workdir import JobFolder
 from pilot.storage.store import LocalFileError, ObjectHeaders, StoreError, Stores
 from pilot.storage.transfer import send
@@ -70,9 +70,12 @@ class PublicLogs:
         panda_id = job.attempt.panda_id
         bundle = self._bundle(job, folder, stop) if isinstance(job, Job) else None
         probe(Point.LOG_BUNDLED)
+        time = Deadline(self.retry_s)  # of all together: a store that is down is not waited for once a file
         with ThreadPoolExecutor(PARALLEL_UPLOADS, thread_name_prefix="log-upload") as pool:
-            texts = [pool.submit(self._upload, panda_id, file, stop) for file in log_files(folder)]
-            stored = pool.submit(self._upload_bundle, job, bundle, stop) if bundle and isinstance(job, Job) else None
+            stored = (
+                pool.submit(self._upload_bundle, job, bundle, time, stop) if bundle and isinstance(job, Job) else None
+            )
+            texts = [pool.submit(self._upload, panda_id, file, time, stop) for file in log_files(folder)]
             problems = [problem for text in texts if (problem := text.result())]
             report, problem = stored.result() if stored else (None, "")
         probe(Point.LOG_STORED)
@@ -81,10 +84,7 @@ class PublicLogs:
     def _door(self, panda_id: int, name: str) -> str:
         return f"{self.door_url.rstrip('/')}/{log_object(self.queue_name, panda_id, name)}"
 
-    def _policy(self) -> RetryPolicy:
-        return replace(LOG_UPLOAD, total_s=self.retry_s)
-
-    def _upload(self, panda_id: int, file: LogFile, stop: Stop) -> str:
+    def _upload(self, panda_id: int, file: LogFile, time: Deadline, stop: Stop) -> str:
         """One text; the problem in words, empty when it is stored."""
         try:
             with file.open() as opened:
@@ -94,7 +94,7 @@ class PublicLogs:
                     self._door(panda_id, file.name),
                     stop,
                     headers=TEXT_HEADERS,
-                    policy=self._policy(),
+                    policy=replace(LOG_UPLOAD, total_s=time.left_s()),
                 )
         except (StoreError, LocalFileError, OSError, Stopped) as trouble:
             logger.warning("log %s is not stored: %s", file.name, trouble)
@@ -111,13 +111,14 @@ class PublicLogs:
             logger.error("%s", Diagnosis(PilotError.LOG_CREATION_FAILURE, str(trouble)))
             return None
 
-    def _upload_bundle(self, job: Job, bundle: Bundle, stop: Stop) -> tuple[FileReport, str]:
+    def _upload_bundle(self, job: Job, bundle: Bundle, time: Deadline, stop: Stop) -> tuple[FileReport, str]:
         """The report of log.tgz; without ``surl``, and with the problem, when it could not be stored."""
         log = job.log or FileSpec(bundle.path.name)
         report = FileReport(log.lfn, log.guid or str(uuid.uuid4()), bundle.size_bytes, bundle.adler32)
         try:
             url = self._door(job.panda_id, log.lfn)
-            stored = send(self.stores, bundle.path, url, stop, headers=BUNDLE_HEADERS, policy=self._policy())
+            policy = replace(LOG_UPLOAD, total_s=time.left_s())
+            stored = send(self.stores, bundle.path, url, stop, headers=BUNDLE_HEADERS, policy=policy)
         except (StoreError, LocalFileError, OSError, Stopped) as trouble:
             logger.error("%s is not stored: %s", log.lfn, trouble)
             return report, f"{log.lfn}: {trouble}"
