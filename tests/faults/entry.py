@@ -1,0 +1,65 @@
+"""The laboratory's own pilot program: ``entry.py RUN.json <options of pilot-start>``.
+
+It tells the laboratory, over a Unix socket, each point that is reached, and waits there for its word: the laboratory does
+the fault from outside (signals, servers, disk, clock). Only a failing fsync is done in here.
+"""
+
+from __future__ import annotations
+
+import errno
+import faulthandler
+import json
+import os
+import random
+import signal
+import socket
+import sys
+import threading
+from pathlib import Path
+
+from pilot.runtime.probe import Point, install
+
+
+class FailingFsync:
+    """Stands in for ``os.fsync`` in this process: fails as often as it is told to, else syncs."""
+
+    def __init__(self) -> None:
+        self._sync = os.fsync
+        self._left = 0
+        self._lock = threading.Lock()
+
+    def fail(self, times: int) -> None:
+        with self._lock:
+            self._left = times
+
+    def __call__(self, descriptor: int) -> None:
+        with self._lock:
+            failing, self._left = self._left > 0, max(0, self._left - 1)
+        if failing:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        self._sync(descriptor)
+
+
+def main() -> int:
+    run = json.loads(Path(sys.argv[1]).read_text())
+    faulthandler.register(signal.SIGUSR1)  # a pilot that hangs is asked where
+    random.seed(run["seed"])  # back-off and jitter
+    fsync = FailingFsync()
+    os.fsync = fsync
+
+    def ask(point: Point) -> None:
+        with socket.socket(socket.AF_UNIX) as line:
+            line.connect(run["socket"])
+            line.sendall(json.dumps({"pid": os.getpid(), "point": point.name}).encode() + b"\n")
+            word = line.makefile().readline().strip()
+        if word.startswith("fsync "):
+            fsync.fail(int(word.split()[1]))
+
+    install(ask)
+    from pilot.cli import main as pilot_start
+
+    return pilot_start(sys.argv[2:])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

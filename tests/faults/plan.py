@@ -1,0 +1,130 @@
+"""What is done to a run: one or two strikes, each a fault at a point of the pilot's life. One seed decides everything."""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import asdict, dataclass
+from enum import Enum
+from typing import Any
+
+from pilot.runtime.probe import Point
+
+OUTAGE_S = (0.6, 1.6)  # shortest and longest of a server fault
+STOPPED_S = (0.7, 1.5)  # of a SIGSTOP: several heartbeats of 0.3 s
+CLOCK_STEP_S = 3600
+
+
+class Fault(Enum):
+    """The 14 faults. The value says what happens."""
+
+    KILL = "kill -9 of the pilot"
+    SIGTERM = "SIGTERM to the pilot"
+    SIGSTOP = "SIGSTOP, and SIGCONT later"
+    PAYLOAD_KILLED = "the payload's processes are killed"
+    SERVER_REFUSED = "the PanDA server's port is closed"
+    SERVER_5XX = "the PanDA server answers 503"
+    SERVER_HANGS = "the PanDA server says nothing, then resets"
+    RESET_AFTER_COMMIT = "the PanDA server acts and then resets the connection"
+    MALFORMED_ANSWER = "the PanDA server answers nonsense"
+    STORAGE_503 = "the object stores answer 503"
+    STORAGE_403 = "the object stores answer 403"
+    ENOSPC = "the work volume is full to the last byte"
+    FSYNC_EIO = "fsync fails with EIO"
+    CLOCK_STEP = "the pilot's wall clock steps by an hour"
+
+
+@dataclass(frozen=True, slots=True)
+class Strike:
+    """One fault at the ``nth`` time a point is reached. ``lasts_s``: until it is mended.
+
+    ``variant`` is what a fault leaves open: ``commit`` (the server acts before it misbehaves), ``always`` (each fsync from
+    then on), ``back`` (the clock goes back), ``late`` (the disk stays full until the pilot has left).
+    """
+
+    point: Point
+    fault: Fault
+    nth: int = 1
+    lasts_s: float = 1.0
+    variant: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One run. ``apis``: what the server speaks, "both" or "legacy"."""
+
+    name: str
+    seed: int
+    strikes: tuple[Strike, ...]
+    apis: str = "both"
+
+    @property
+    def text(self) -> str:
+        """The plan as JSON."""
+        return json.dumps(_names(asdict(self)))
+
+    def has(self, fault: Fault) -> bool:
+        return any(strike.fault is fault for strike in self.strikes)
+
+    def at(self, point: Point) -> bool:
+        return any(strike.point is point for strike in self.strikes)
+
+
+def _names(value: Any) -> Any:
+    if isinstance(value, Enum):
+        return value.name
+    if isinstance(value, dict):
+        return {key: _names(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_names(entry) for entry in value]
+    return value
+
+
+_VARIANTS = {
+    Fault.SERVER_HANGS: ("", "commit"),
+    Fault.MALFORMED_ANSWER: ("", "commit"),
+    Fault.FSYNC_EIO: ("", "always"),
+    Fault.CLOCK_STEP: ("", "back"),
+    Fault.ENOSPC: ("", "late"),
+}
+
+
+def _strike(rng: random.Random, point: Point, fault: Fault, nth: int = 1) -> Strike:
+    span = STOPPED_S if fault is Fault.SIGSTOP else OUTAGE_S
+    return Strike(point, fault, nth, round(rng.uniform(*span), 2), rng.choice(_VARIANTS.get(fault, ("",))))
+
+
+def _plan(seed: int, name: str, wanted: list[tuple[Point, Fault, int]]) -> Plan:
+    rng = random.Random(f"{seed} {name}")
+    strikes = tuple(_strike(rng, point, fault, nth) for point, fault, nth in wanted)
+    return Plan(name, rng.getrandbits(32), strikes, rng.choice(("both", "both", "both", "legacy")))
+
+
+def single_plans(seed: int) -> list[Plan]:
+    """The whole matrix: each fault at each point."""
+    return [
+        _plan(seed, f"{point.name}-{fault.name}".lower().replace("_", "-"), [(point, fault, 1)])
+        for point in Point
+        for fault in Fault
+    ]
+
+
+def pair_plans(seed: int, count: int) -> list[Plan]:
+    """Seeded pairs: two faults at two points, or the second at the next time the same point is reached."""
+    return [_pair(seed, number) for number in range(count)]
+
+
+def _pair(seed: int, number: int) -> Plan:
+    rng = random.Random(f"{seed} pair {number}")
+    first = rng.choice(list(Point))
+    second = first if rng.random() < 0.25 else rng.choice(list(Point))
+    faults = rng.choice(list(Fault)), rng.choice(list(Fault))
+    return _plan(
+        seed, f"pair-{number}", [(first, faults[0], 1), (second, faults[1], 2 if second is first else rng.choice((1, 1, 2)))]
+    )
+
+
+def sample(plans: list[Plan], seed: int, count: int) -> list[Plan]:
+    """A seeded choice, in the order of the matrix."""
+    chosen = set(random.Random(f"{seed} sample").sample(range(len(plans)), min(count, len(plans))))
+    return [plan for position, plan in enumerate(plans) if position in chosen]
