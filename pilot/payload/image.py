@@ -80,9 +80,11 @@ class ImageCache:
             raise PayloadError(PilotError.IMAGE_NOT_FOUND, text) from error
 
     def unpacked(self, image: Image, stop: Stop) -> Image:
-        """The same image as a folder, for nodes that cannot mount a SIF. Raises PayloadError 1309."""
+        """The same image as a folder, unpacked once per node. Raises PayloadError 1309 or 1098."""
         status = image.path.stat()
-        key = f"{image.path.name}-{status.st_size}-{status.st_mtime_ns}.d"
+        # a cached image's name stands for its content; another's may be replaced under its name
+        key = image.path.stem if image.lock is not None else f"{image.path.name}-{status.st_size}-{status.st_mtime_ns}"
+        key += ".d"
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o755)
         target = self._folder / key
         with _Lock(self._folder / f"{key}.lock", stop) as lock:
@@ -206,8 +208,9 @@ def squashfs_offset(path: Path) -> int:
     partition, header_numbers, descriptor_bytes = 0x4004, 64, 585
     with path.open("rb") as file:
         file.seek(header_numbers)
-        numbers = struct.unpack("<8q", file.read(64))
-        total, descriptors_at = numbers[3], numbers[4]
+        raw = file.read(64)
+        numbers = struct.unpack("<8q", raw) if len(raw) == 64 else (0,) * 8
+        total, descriptors_at = numbers[3], max(0, numbers[4])
         for index in range(min(max(total, 0), 1024)):
             file.seek(descriptors_at + index * descriptor_bytes)
             raw = file.read(33)
@@ -241,7 +244,7 @@ def _unpack(sif: Path, target: Path) -> None:
         "-dest",
         str(part),
     ]
-    logger.info("unpacking image %s: it cannot be mounted on this node", sif.name)
+    logger.info("unpacking image %s", sif.name)
     try:
         done = subprocess.run(
             [*argv, str(sif)],

@@ -14,7 +14,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pilot.job.errors import Diagnosis, PayloadError, PilotError
-from pilot.job.limits import BreachKind, Limits, limits_for
+from pilot.job.limits import (
+    LOOPING_LIMIT_S,
+    MAX_INODES,
+    MAX_PROCESSES,
+    BreachKind,
+    Limits,
+    LimitSettings,
+    limits_for,
+)
 from pilot.job.model import Job
 from pilot.job.queue import Queue
 from pilot.payload import apptainer, cgroup, leftovers
@@ -37,7 +45,8 @@ from pilot.storage.store import Stores
 logger = logging.getLogger("pilot.payload")
 
 RuntimeChoice = Literal["auto", "apptainer", "plain"]
-MEMORY_GRACE_S = 1.0  # a payload that eats the pod's memory is not given time to eat more
+# A payload that eats memory is given less time to eat more; none where the kernel is next.
+MEMORY_GRACES_S: Mapping[BreachKind, float] = {BreachKind.MEMORY: 1.0, BreachKind.CONTAINER_MEMORY: 0.0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +54,8 @@ class PayloadConfig:
     """What a pilot's payloads have in common. Times in seconds.
 
     ``image``: the operator's explicit choice (``--image``); ``queue_image``: the settings' entry for the queue.
-    ``pod_memory_bytes``: None asks the control group.
+    ``pod_memory_bytes``: None asks the control group. ``disk_limit_bytes``: the pod's disk ceiling.
+    ``looping_s``, ``max_processes``, ``max_inodes``: 0: no limit.
     ``credentials``: values of the variables that payloads are given; ``added``: ``payload_env_set``.
     """
 
@@ -64,6 +74,10 @@ class PayloadConfig:
     added: Mapping[str, str] = field(default_factory=dict)
     grace_s: float = 10.0
     pod_memory_bytes: int | None = None
+    disk_limit_bytes: int | None = None
+    looping_s: float = LOOPING_LIMIT_S
+    max_processes: int = MAX_PROCESSES
+    max_inodes: int = MAX_INODES
 
 
 class PayloadRunner:
@@ -86,17 +100,35 @@ class PayloadRunner:
         if command.transform is not None:
             _install(command.transform, places.work / command.transform_name)
         tracking_id = f"{job.attempt}.{secrets.token_hex(8)}"
-        limits = limits_for(job, config.queue, config.pod_memory_bytes or cgroup.memory_limit_bytes())
+        limits = limits_for(job, config.queue, self._limit_settings())
         name = chosen_image(config, job)
         if name is None:
             environment = self._environment(job, str(places.home), str(places.tmp), tracking_id)
             launch = plain_launch(command, environment, places, tracking_id)
-            return PreparedPayload("plain", launch, places, limits, config.grace_s, config.realtime_logfiles)
+            return PreparedPayload(
+                "plain",
+                launch,
+                places,
+                limits,
+                config.grace_s,
+                config.realtime_logfiles,
+                declared=_declared(job, places),
+            )
         return self._contained(job, name, command, places, limits, tracking_id, stop)
 
     def lay_to_rest(self, mark: Mapping[str, Any], folder: JobFolder) -> Diagnosis:
         """End what is left of a payload whose pilot died; the diagnosis is the cause as far as traces tell."""
         return leftovers.lay_to_rest(mark, folder)
+
+    def _limit_settings(self) -> LimitSettings:
+        config = self._config
+        return LimitSettings(
+            container_memory_bytes=config.pod_memory_bytes or cgroup.memory_limit_bytes(),
+            disk_limit_bytes=config.disk_limit_bytes,
+            looping_s=config.looping_s,
+            max_processes=config.max_processes,
+            max_inodes=config.max_inodes,
+        )
 
     def _contained(
         self, job: Job, name: str, command: Command, places: PayloadPlaces, limits: Limits, tracking_id: str, stop: Stop
@@ -116,13 +148,23 @@ class PayloadRunner:
         )
         config = self._config
         return PreparedPayload(
-            runtime.name, launch, places, limits, config.grace_s, config.realtime_logfiles, Markers(places), image
+            runtime.name,
+            launch,
+            places,
+            limits,
+            config.grace_s,
+            config.realtime_logfiles,
+            Markers(places),
+            image,
+            declared=_declared(job, places),
         )
 
     def _usable(self, image: Image, runtime: Path, places: PayloadPlaces, stop: Stop) -> tuple[Image, Mode]:
         """The image in the form this node can run, and how; found out once for SIFs and once for folders."""
         if not image.is_folder and self._must_unpack:
             image = self._images.unpacked(image, stop)
+        elif image.lock is not None:
+            image = self._unpacked_if_possible(image, stop)
         if image.is_folder in self._modes:
             return image, self._modes[image.is_folder]
         try:
@@ -136,6 +178,16 @@ class PayloadRunner:
         self._modes[image.is_folder] = mode
         logger.info("containers work here: %s, %s", "folder" if image.is_folder else "SIF", mode)
         return image, mode
+
+    def _unpacked_if_possible(self, image: Image, stop: Stop) -> Image:
+        """An image of the node's cache as a folder: programs in it start at page-cache speed (measured: 1.8 s against
+        3.1 s for ``pipetask --help``). A node that cannot unpack it mounts the SIF.
+        """
+        try:
+            return self._images.unpacked(image, stop)
+        except PayloadError as trouble:
+            logger.warning("the image is used packed: %s", trouble)
+            return image
 
     def _environment(self, job: Job, home: str, tmp: str, tracking_id: str) -> PayloadEnvironment:
         config = self._config
@@ -161,9 +213,13 @@ class PreparedPayload:
         log_name: str,
         markers: Markers | None = None,
         image: Image | None = None,
+        *,
+        declared: tuple[Path, ...] = (),
     ) -> None:
+        """``declared``: the output files the job is to make."""
         self._isolation, self._launch, self._places, self._limits = isolation, launch, places, limits
         self._grace_s, self._log_name, self._markers, self._image = grace_s, log_name, markers, image
+        self._declared = declared
         self._monitor: Monitor | None = None
 
     @property
@@ -213,7 +269,15 @@ class PreparedPayload:
             infrastructure = apptainer.infrastructure(process.pid)
         places = self._places
         return Monitor(
-            process, self._limits, scope, (places.work, places.scratch), (places.stdout, places.stderr), infrastructure
+            process,
+            self._limits,
+            scope,
+            (places.work, places.scratch),
+            (places.stdout, places.stderr),
+            infrastructure,
+            declared=self._declared,
+            group=cgroup.memory_group(),
+            record=places.control / leftovers.LAST_SAMPLE,
         )
 
     def _end(self, process: PayloadProcess, reason: StopReason, monitor: Monitor) -> StopReason | None:
@@ -221,8 +285,10 @@ class PreparedPayload:
         stopped_by = None if reason.kind is StopKind.PAYLOAD_DONE or process.exited else reason
         if stopped_by is not None:
             logger.info("stopping the payload: %s", stopped_by)
-            of_memory = monitor.breach is not None and monitor.breach.kind is BreachKind.MEMORY
-            process.stop_all(min(self._grace_s, MEMORY_GRACE_S) if of_memory else self._grace_s)
+            kind = monitor.breach.kind if monitor.breach else None
+            process.stop_all(
+                self._grace_s if kind is None else min(self._grace_s, MEMORY_GRACES_S.get(kind, self._grace_s))
+            )
         if not monitor.finish():
             logger.warning("the monitor did not end in time and is left behind")
         return stopped_by
@@ -249,7 +315,7 @@ class PreparedPayload:
             isolation=self._isolation,
             oom_kills=max(0, oom_kills),
             stopped_by=end.stopped_by,
-            breach=monitor.breach.diagnosis if monitor.breach and end.stopped_by else None,
+            breach=monitor.breach.diagnosis if monitor.breach and _by_limit(end) else None,
             container_message=message,
             first_error=words.first_error if end.exit_code != 0 else None,
             no_work=words.no_work,
@@ -281,6 +347,15 @@ def chosen_image(config: PayloadConfig, job: Job) -> str | None:
             "a container is demanded (--runtime apptainer), but neither --image nor the job nor the queue names an image",
         )
     return name
+
+
+def _declared(job: Job, places: PayloadPlaces) -> tuple[Path, ...]:
+    return tuple(places.work / file.lfn for file in job.outputs)
+
+
+def _by_limit(end: ProcessEnd) -> bool:
+    """True when it was the limit that stopped it, and not another reason at the same moment."""
+    return end.stopped_by is not None and end.stopped_by.kind is StopKind.LIMIT
 
 
 def _install(transform: Path, target: Path) -> None:
