@@ -25,6 +25,7 @@ _ERROR_LEVEL = 40  # logging.ERROR
 # The framework's closing line says nothing that the first error has not said better.
 _EMPTY_WORDS = ("MPGraphExecutorError: One or more tasks failed", "Killed", "Terminated", "Segmentation fault")
 _EXCEPTION = re.compile(r"Exception ([A-Za-z_][\w.]*: .+)", re.DOTALL)
+_RAISED = re.compile(r"[A-Za-z_][\w.]*(: |$)")
 _NO_WORK = ("exited early with no work found", "Nothing to do for task")
 _ESCAPES = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)?|[@-Z\\-_])")
 _NESTING = re.compile(rb"[\[{]")
@@ -47,7 +48,7 @@ def read_words(work: Path, stderr: Path, log_name: str = PAYLOAD_LOG) -> Payload
             continue
         no_work = no_work or any(phrase in message for phrase in _NO_WORK)
         if first_error is None and _is_error(record):
-            first_error = _error_text(message)
+            first_error = _error_text(message, record.get("exc_info"))
     return PayloadWords(first_error or last_meaningful_line(stderr), no_work)
 
 
@@ -77,9 +78,24 @@ def _is_error(record: dict[str, object]) -> bool:
     )
 
 
-def _error_text(message: str) -> str:
+def _error_text(message: str, traceback: object) -> str:
+    """``CLASS: MESSAGE``: of the exception that the message tells, else of the traceback that comes with it."""
     found = _EXCEPTION.search(message[: 64 << 10])
-    return printable(found.group(1) if found else message)
+    if found:
+        return printable(found.group(1))
+    raised = _raised(traceback) if isinstance(traceback, str) else None
+    if raised is None:
+        return printable(message)
+    # "details are in traceback:" and the like say nothing themselves
+    return printable(raised if message.rstrip().endswith(":") else f"{raised} ({message})")
+
+
+def _raised(traceback: str) -> str | None:
+    """The exception at the end of a traceback: what stands unindented below its last frame."""
+    lines = traceback[-(64 << 10) :].splitlines()
+    frames = [position for position, line in enumerate(lines) if line.startswith('  File "')]
+    below = [position for position in range(frames[-1], len(lines)) if _RAISED.match(lines[position])] if frames else []
+    return "\n".join(lines[below[0] :]) if below else None
 
 
 def _records(path: Path) -> Iterator[dict[str, object]]:

@@ -73,6 +73,26 @@ def test_torn_lines_and_strange_records_are_passed_over(tmp_path: Path, stderr: 
     assert read_words(tmp_path, stderr).first_error == "RuntimeError: the sky fell down"
 
 
+@pytest.mark.parametrize(
+    ("message", "told"),
+    [
+        ("Caught an exception, details are in traceback:", "LookupError: no node 17 in the graph"),
+        ("No graph", "LookupError: no node 17 in the graph (No graph)"),
+        ("Task failed. Exception RuntimeError: the sky", "RuntimeError: the sky"),
+    ],
+)
+def test_the_exception_below_a_traceback_says_more_than_that_there_was_one(
+    tmp_path: Path, stderr: Path, message: str, told: str
+) -> None:
+    traceback = (
+        'Traceback (most recent call last):\n  File "a.py", line 1, in f\n    raise KeyError(17)\nKeyError: 17\n\n'
+        "During handling of the above exception, another exception occurred:\n\n"
+        'Traceback (most recent call last):\n  File "b.py", line 2, in g\n    raise x\nLookupError: no node 17\nin the graph\n'
+    )
+    (tmp_path / "payload-log.json").write_text(json.dumps({**record(message, "ERROR", 40), "exc_info": traceback}))
+    assert read_words(tmp_path, stderr).first_error == told
+
+
 def test_links_pipes_and_folders_are_not_read(tmp_path: Path, stderr: Path) -> None:
     secret = tmp_path / "secret"
     secret.write_text("token=12345\n")
