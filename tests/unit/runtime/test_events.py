@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import logging
 import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -66,12 +67,25 @@ def test_a_jobs_log_holds_the_events_of_its_time(lines: io.StringIO, tmp_path: P
     path = tmp_path / "pilotlog.txt"
     logger.info("before")
     with log_to_file(path):
-        logger.info("during \ud800")
+        logger.info("during")
     logger.info("after")
     with log_to_file(path):
         logger.info("again")
     text = path.read_text()
     assert ["during" in text, "again" in text, "before" in text, "after" in text] == [True, True, False, False]
+
+
+def test_a_word_that_is_no_unicode_is_logged_all_the_same(tmp_path: Path) -> None:
+    code = (
+        "import logging, sys; from pathlib import Path; from pilot.runtime.events import log_to_file, start_logging;"
+        "start_logging();"
+        "context = log_to_file(Path(sys.argv[1])); context.__enter__();"
+        "logging.getLogger('pilot.x').info('odd %s', chr(0xd800)); context.__exit__(None, None, None)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "log")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "odd \\ud800" in done.stderr and "Error" not in done.stderr
+    assert "odd \\ud800" in (tmp_path / "log").read_text()
 
 
 def test_a_log_that_cannot_be_opened_is_an_error(tmp_path: Path) -> None:

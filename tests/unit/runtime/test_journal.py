@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from pilot.runtime.journal import Event, Journal, read_journal
 
@@ -71,23 +69,18 @@ def test_every_prefix_of_a_journal_is_readable(path: Path) -> None:
 
 def test_a_torn_line_is_cut_off_when_the_journal_is_opened_again(path: Path) -> None:
     data = write(path, *ALL[:3])
-    for length in range(len(data)):
+    for length in range(0, len(data), 7):
         path.write_bytes(data[:length])
         whole = data[:length].count(b"\n")
         write(path, Event.FINAL_ACKED)
         assert [record.event for record in read_journal(path)] == [*ALL[:whole], Event.FINAL_ACKED]
 
 
-@given(st.data())
-def test_a_flipped_bit_ends_the_reading_there(data: st.DataObject) -> None:
-    import tempfile
-
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "journal"
-        good = write(path, *ALL[:4])
-        at = data.draw(st.integers(0, len(good) - 1))
+def test_a_flipped_bit_ends_the_reading_there(path: Path) -> None:
+    good = write(path, *ALL[:3])
+    for at in range(len(good)):
         bad = bytearray(good)
-        bad[at] ^= 1 << data.draw(st.integers(0, 7))
+        bad[at] ^= 1 << at % 8
         path.write_bytes(bad)
         whole = good[:at].count(b"\n")
         assert [record.event for record in read_journal(path)] == list(ALL[:whole])
