@@ -165,7 +165,7 @@ def finish_job(
     The job stays with the batch id and the API generation it was acquired with (server rules).
     """
     if left.settled:
-        folder.remove()
+        volume.archive(folder)
         return None
     with ExitStack() as closing:
         try:
@@ -186,7 +186,7 @@ def _clear_away(record: JobRecord, folder: JobFolder, volume: WorkVolume) -> Non
     if record.delivery.settled:
         probe(Point.CLEANING)
         _keep_unstored_bundle(record, folder, volume)
-        folder.remove()
+        volume.archive(folder)
 
 
 class JobRun:

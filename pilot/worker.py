@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from pilot.job.errors import ExitCode
-from pilot.job.parse import MEGABYTE
+from pilot.job.parse import MEGABYTE, parse_job
 from pilot.job.queue import Queue
 from pilot.jobrun import JobParts, JobRecord, finish_job, run_job
 from pilot.ports import Acquired, AcquireRequest, NoJob, ServerRefused, ServerUnreachable
@@ -127,6 +127,9 @@ class Worker:
     def _push(self) -> WorkerEnd:
         """Exactly the one job that was given, and no acquire."""
         assert self.plan.push_job is not None  # noqa: S101  (live() asks first)
+        attempt = parse_job(self.plan.push_job.definition).attempt
+        if attempt is not None and self.volume.is_over(attempt):
+            return self._end(self._duty_done(), f"job {attempt}, which was given, was brought to its end before")
         undelivered = self._run(self.plan.push_job, 0.0)
         return undelivered or self._end(self._duty_done(), "the job that was given is done")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import shutil
 from collections.abc import Iterator
@@ -13,6 +14,9 @@ from pathlib import Path
 from pilot.job.errors import ExitCode, PilotCannotWork
 from pilot.job.model import Attempt
 
+logger = logging.getLogger("pilot.workdir")
+
+KEPT_JOURNALS = 100  # of settled jobs
 RESERVE_BYTES = 16 << 20  # kept free so that the last report can be written on a full disk
 
 
@@ -135,6 +139,22 @@ class WorkVolume:
         for path in (folder.root, folder.work, folder.logs, folder.scratch, folder.tmp, folder.home, folder.control):
             path.mkdir(mode=0o700, exist_ok=True)
         return folder
+
+    def archive(self, folder: JobFolder) -> None:
+        """A settled job's folder goes; its journal stays in ``done/``, where a later pilot sees that the attempt is over."""
+        done = self.root / "done"
+        try:
+            done.mkdir(exist_ok=True, mode=0o700)
+            folder.journal.rename(done / f"{folder.root.name}.journal")
+            for old in sorted(done.iterdir(), key=lambda path: path.stat().st_mtime)[:-KEPT_JOURNALS]:
+                old.unlink()
+        except OSError as error:
+            logger.warning("the journal of job %s is not archived: %s", folder.root.name, error.strerror)
+        folder.remove()
+
+    def is_over(self, attempt: Attempt) -> bool:
+        """True when this attempt was brought to its acknowledged report on this volume."""
+        return (self.root / "done" / f"{attempt}.journal").exists()
 
     def known_jobs(self) -> list[JobFolder]:
         """Folders an earlier pilot left, oldest first."""

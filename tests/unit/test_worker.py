@@ -260,6 +260,16 @@ def test_a_given_job_is_run_and_none_is_asked_for(bench: Bench) -> None:
     assert (end.exit_code, len(end.jobs), bench.server.requests) == (ExitCode.OK, 1, [])
 
 
+def test_a_given_job_that_was_brought_to_its_end_before_is_not_run_again(bench: Bench) -> None:
+    given = Acquired(definition(), ApiGeneration.V1)
+    assert live(bench, push_job=given).exit_code is ExitCode.OK
+    said = len(bench.server.updates)
+    end = live(bench, push_job=given)
+    assert end.exit_code is ExitCode.OK
+    assert "before" in end.reason
+    assert len(bench.server.updates) == said
+
+
 def test_harvester_is_told_when_both_its_ids_are_known(bench: Bench) -> None:
     live(bench, harvester_id="h", worker_id=7)
     assert bench.server.worker_states == ["started", "finished"]
