@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 from tests.faults.plan import Plan, pair_plans, sample, single_plans
@@ -16,18 +18,23 @@ def chosen_plans(seed: int, count: int | None, pairs: int, only: list[str]) -> l
     singles = single_plans(seed)
     if only:
         number = max((int(name.rpartition("-")[2]) + 1 for name in only if name.startswith("pair-")), default=0)
-        return [plan for plan in (*singles, *pair_plans(seed, number)) if any(plan.name.startswith(name) for name in only)]
+        return [
+            plan for plan in (*singles, *pair_plans(seed, number)) if any(plan.name.startswith(name) for name in only)
+        ]
     return (singles if count is None else sample(singles, seed, count)) + pair_plans(seed, pairs)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--sample", type=int, help="a seeded choice of so many single faults; default: the whole matrix")
+    parser.add_argument(
+        "--sample", type=int, help="a seeded choice of so many single faults; default: the whole matrix"
+    )
     parser.add_argument("--pairs", type=int, default=0, help="so many seeded pairs of faults")
     parser.add_argument("--only", action="append", default=[], help="names of runs, or their beginnings")
     parser.add_argument("--tell", action="store_true", help="tell the story of runs that held, too")
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--record", type=Path, help="write a line of JSON for each run here")
     parser.add_argument("--keep", type=Path, help="keep the folders of broken runs here")
     given = parser.parse_args()
     plans = chosen_plans(given.seed, given.sample, given.pairs, given.only)
@@ -37,6 +44,9 @@ def main() -> int:
         done, held = done + 1, held + result.held
         if given.tell or not result.held:
             print(f"\n{result.text}\n", flush=True)
+        if given.record:
+            with given.record.open("a") as record:
+                record.write(json.dumps(asdict(result), default=lambda value: value.name) + "\n")
         if result.strikes_done < len(result.plan.strikes):
             missed.append(result.plan.name)
         progress = f"{done}/{len(plans)} {result.plan.name}: {result.final_state}, {result.pilots} pilots, {result.took_s:.1f} s"

@@ -44,7 +44,10 @@ OUTPUT_BYTES = 400_000
 OPERATOR = "/CN=Operator of the laboratory"
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 ENTRY = Path(__file__).with_name("entry.py")
-FAKETIME = ("/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1", "/usr/lib/aarch64-linux-gnu/faketime/libfaketimeMT.so.1")
+FAKETIME = (
+    "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1",
+    "/usr/lib/aarch64-linux-gnu/faketime/libfaketimeMT.so.1",
+)
 # Everything in a pilot's life shortened, so that a run takes seconds.
 OPTIONS = {
     "max-jobs": 1, "max-empty": 2, "empty-wait-s": 0.1, "time-floor-s": 0, "heartbeat": 0.3, "start-wait-s": 4,
@@ -52,6 +55,7 @@ OPTIONS = {
 }  # fmt: skip
 PILOT_LIMIT_S = 40.0  # a pilot that lives longer hangs
 PILOTS_MOST = 8
+CLOCK_CACHE_S = 1
 SETTLE_S = 5.0  # for the Adder, and for what dies after its pilot
 POLL_S = 0.02
 UPLOADS = (Point.UPLOAD_BEGUN, Point.UPLOAD_MIDWAY, Point.UPLOAD_SENT)
@@ -76,7 +80,13 @@ class Result:
 
     @property
     def text(self) -> str:
-        return "\n".join([f"{'HELD' if self.held else 'BROKEN'} {self.plan.text}", *(f"  - {problem}" for problem in self.problems), self.story])
+        return "\n".join(
+            [
+                f"{'HELD' if self.held else 'BROKEN'} {self.plan.text}",
+                *(f"  - {problem}" for problem in self.problems),
+                self.story,
+            ]
+        )
 
 
 class Laboratory:
@@ -162,9 +172,7 @@ class _Run:
         self._waiting = list(self.plan.strikes)
         self.world = self.lab.world
         self.world.panda.set_apis(self.plan.apis)
-        self._volume = (
-            self._stack.enter_context(SmallVolume(self.work)) if self.plan.has(Fault.ENOSPC) else None
-        )
+        self._volume = self._stack.enter_context(SmallVolume(self.work)) if self.plan.has(Fault.ENOSPC) else None
         self._stack.enter_context(self._listening())
         self._after_seq = max((entry["seq"] for entry in self.world.db.ledger(self.lab_seq())), default=self.lab_seq())
         self.panda_id = self._submit()
@@ -286,13 +294,19 @@ class _Run:
             self._note("the operator killed the job")
 
     def _environment(self) -> dict[str, str]:
-        environment = {"PATH": PATH, "HOME": str(self.folder), "LANG": "C.UTF-8", "PYTHONPATH": os.pathsep.join(sys.path)}
+        environment = {
+            "PATH": PATH,
+            "HOME": str(self.folder),
+            "LANG": "C.UTF-8",
+            "PYTHONPATH": os.pathsep.join(sys.path),
+        }
         if self.plan.has(Fault.CLOCK_STEP):
             environment |= {
                 "LD_PRELOAD": next(path for path in FAKETIME if Path(path).exists()),
                 "FAKETIME_TIMESTAMP_FILE": str(self.clock),
-                "FAKETIME_NO_CACHE": "1",
+                "FAKETIME_CACHE_DURATION": str(CLOCK_CACHE_S),  # reading the file at each look at a clock costs seconds
                 "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+                "NO_FAKE_STAT": "1",
             }
         return environment
 
@@ -362,6 +376,7 @@ class _Run:
                 return f"fsync {EVERY if strike.variant == 'always' else 1}"
             case Fault.CLOCK_STEP:
                 self.clock.write_text(f"{'-' if strike.variant == 'back' else '+'}{CLOCK_STEP_S}\n")
+                time.sleep(CLOCK_CACHE_S + 0.1)  # the pilot waits at its point until it has stepped
                 self._later(strike, lambda: self.clock.write_text("+0\n"))
             case _:
                 self._strike_server(strike)
@@ -472,7 +487,9 @@ class _Run:
         lines = ["diary:", *self._diary, f"job: {job['status']} {job['fields']}", "ledger:"]
         for entry in self._ledger():
             path, fault = entry["path"].split("/")[-1], entry["fault"] or ""
-            lines.append(f"  {entry['arrived']:.3f} {path} {fault} {entry['status']} {entry['body'][:300]} -> {entry['answer'][:80]}")
+            lines.append(
+                f"  {entry['arrived']:.3f} {path} {fault} {entry['status']} {entry['body'][:300]} -> {entry['answer'][:80]}"
+            )
         for number in range(self.pilots):
             lines += [f"pilot {number + 1}:", self._log(number).read_text(errors="replace")[-6000:]]
         return "\n".join(lines)

@@ -120,7 +120,9 @@ def _pair(seed: int, number: int) -> Plan:
     second = first if rng.random() < 0.25 else rng.choice(list(Point))
     faults = rng.choice(list(Fault)), rng.choice(list(Fault))
     return _plan(
-        seed, f"pair-{number}", [(first, faults[0], 1), (second, faults[1], 2 if second is first else rng.choice((1, 1, 2)))]
+        seed,
+        f"pair-{number}",
+        [(first, faults[0], 1), (second, faults[1], 2 if second is first else rng.choice((1, 1, 2)))],
     )
 
 
