@@ -179,7 +179,7 @@ def test_anything_at_all_gives_an_answer(anything: Any) -> None:
     assert isinstance(parse_job(anything), Job | MalformedJob)
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(st.dictionaries(st.sampled_from(KEYS) | st.text(max_size=5), values))
 def test_any_mapping_gives_an_answer_and_a_panda_id_gives_an_attempt(changes: dict[str, Any]) -> None:
     assert isinstance(parse_job(changes), Job | MalformedJob)
