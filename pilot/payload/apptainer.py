@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
 import shlex
 import shutil
-import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +21,9 @@ from pilot.job.outcome import container_error
 from pilot.payload.command import Command
 from pilot.payload.environment import DEFAULT_PATH, TRACKING_NAME, PayloadEnvironment
 from pilot.payload.folder import PayloadPlaces
-from pilot.payload.process import CONTAINER_COMMS, Launch, guarded
+from pilot.payload.process import CONTAINER_COMMS, Launch, PayloadProcess, guarded
 from pilot.payload.procfs import Process
+from pilot.runtime.stop import Stop
 
 NAMES = ("apptainer", "singularity")
 PROBE_TIMEOUT_S = 60.0
@@ -110,30 +111,46 @@ def find_runtime() -> Path | None:
     return None
 
 
-def probe(runtime: Path, image: Path, scratch: Path) -> Mode:
-    """The first way of starting containers from this image that works here. Raises PayloadError in the runtime's words."""
+def probe(runtime: Path, image: Path, scratch: Path, stop: Stop) -> Mode:
+    """The first way of starting containers from this image that works here.
+
+    Raises PayloadError in the runtime's words, which name the obstacle; Stopped.
+    """
     first_words = ""
     for mode in ROOT_MODES if os.geteuid() == 0 else MODES:
-        argv = (str(runtime), "--quiet", "exec", *mode.options(), "--pwd", "/", str(image), "/bin/sh", "-c", ":")
-        try:
-            done = subprocess.run(
-                guarded(argv),
-                env=_runtime_environment(scratch),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                timeout=PROBE_TIMEOUT_S,
-                check=False,
-                cwd=scratch,
-            )
-        except subprocess.TimeoutExpired:
-            words = f"no answer within {PROBE_TIMEOUT_S:.0f} s"
-        else:
-            if done.returncode == 0:
-                return mode
-            words = message_in(done.stderr) or f"exit code {done.returncode}"
+        words = _try(runtime, image, mode, scratch, stop)
+        if words is None:
+            return mode
         first_words = first_words or words
     raise PayloadError(container_error(first_words), f"{image.name}: {first_words}")
+
+
+def _try(runtime: Path, image: Path, mode: Mode, scratch: Path, stop: Stop) -> str | None:
+    """None when a container that does nothing can be started in this way; else what the runtime says.
+
+    Started like a payload, for the sake of the end: a container that fails may leave its file system's helper behind.
+    """
+    tracking_id = f"probe.{secrets.token_hex(8)}"
+    argv = (str(runtime), "--quiet", "exec", *mode.options(), "--pwd", "/", str(image), "/bin/sh", "-c", ":")
+    environment = {**_runtime_environment(scratch), TRACKING_NAME: tracking_id}
+    words = scratch / tracking_id
+    launch = Launch(guarded(argv), environment, scratch, stdout=words, stderr=words, tracking_id=tracking_id)
+    try:
+        process = PayloadProcess(launch)
+        with stop.child() as scope:
+            watcher = process.watch(scope)
+            scope.wait(PROBE_TIMEOUT_S)
+            if not process.exited:
+                process.stop_all(0)
+            end = process.finish(scope.reason)
+            watcher.join(1.0)
+        stop.check()
+        if end.exit_code == 0:
+            return None
+        ending = f"signal {end.signal}" if end.signal else f"exit code {end.exit_code}"
+        return container_message(words) or f"the container did not start ({ending})"
+    finally:
+        words.unlink(missing_ok=True)
 
 
 def container_launch(

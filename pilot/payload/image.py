@@ -15,9 +15,9 @@ import re
 import shutil
 import struct
 import subprocess
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from urllib.parse import urlsplit
 
 from pilot.job.errors import PayloadError, PilotError
@@ -80,18 +80,14 @@ class ImageCache:
             raise PayloadError(PilotError.IMAGE_NOT_FOUND, text) from error
 
     def unpacked(self, image: Image, stop: Stop) -> Image:
-        """The same image as a folder, unpacked once per node. Raises PayloadError 1309 or 1098."""
+        """The same image as a folder, unpacked once per node; the given one stays in use. Raises PayloadError 1309 or 1098."""
         status = image.path.stat()
         # a cached image's name stands for its content; another's may be replaced under its name
         key = image.path.stem if image.lock is not None else f"{image.path.name}-{status.st_size}-{status.st_mtime_ns}"
         key += ".d"
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o755)
         target = self._folder / key
-        with _Lock(self._folder / f"{key}.lock", stop) as lock:
-            if not target.is_dir():
-                _unpack(image.path, target)
-            image.release()
-            return Image(target, is_folder=True, lock=lock.keep_shared())
+        return Image(target, is_folder=True, lock=_complete(target, lambda: _unpack(image.path, target), stop))
 
     def _local(self, path: Path) -> Image:
         if path.is_dir():
@@ -103,13 +99,9 @@ class ImageCache:
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o755)
         wanted = checksum or self._published_checksum(url, stop)
         path = self._known.get(url) or self._folder / f"{self._key(url, wanted, stop)}.sif"
-        with _Lock(Path(f"{path}.lock"), stop) as lock:
-            if not path.is_file():
-                self._fetch(url, path, wanted, stop)
-            require_sif(path)
-            self._known[url] = path
-            os.utime(path)  # the time of last use, for whoever keeps the cache small
-            return Image(path, is_folder=False, lock=lock.keep_shared())
+        lock = _complete(path, lambda: self._fetch(url, path, wanted, stop), stop)
+        self._known[url] = path
+        return Image(path, is_folder=False, lock=lock)
 
     def _published_checksum(self, url: str, stop: Stop) -> Checksum | None:
         """What ``<url>.sha256`` says, when there is such an object; asked once."""
@@ -156,36 +148,35 @@ class ImageCache:
         logger.info("image %s: %d MB%s", url, fetched.size_bytes >> 20, ", checksum agrees" if wanted else "")
 
 
-class _Lock:
-    """An exclusive lock on a file while inside; ``keep_shared`` turns it into a shared one that outlives the block."""
+def _complete(path: Path, make: Callable[[], None], stop: Stop) -> int:
+    """A shared lock on ``path``, which exists; ``make`` makes it under an exclusive one. Raises what ``make`` does; Stopped.
 
-    def __init__(self, path: Path, stop: Stop) -> None:
-        self._path, self._stop, self._kept = path, stop, False
+    An image that is there is never locked exclusively: others of the node may be using it for hours.
+    """
+    descriptor = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        _lock(descriptor, fcntl.LOCK_SH, stop)
+        while not path.exists():
+            _lock(descriptor, fcntl.LOCK_UN, stop)
+            _lock(descriptor, fcntl.LOCK_EX, stop)
+            if not path.exists():
+                make()
+            _lock(descriptor, fcntl.LOCK_SH, stop)  # not atomic: somebody may have removed it in between
+        os.utime(path)  # the time of last use, for whoever keeps the cache small
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
 
-    def __enter__(self) -> _Lock:
-        self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+
+def _lock(descriptor: int, kind: int, stop: Stop) -> None:
+    """Wait for a lock as long as the scope lasts."""
+    while True:
         try:
-            while True:
-                try:
-                    fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    return self
-                except BlockingIOError:
-                    self._stop.wait(LOCK_PAUSE_S)
-                    self._stop.check()
-        except BaseException:
-            os.close(self._descriptor)
-            raise
-
-    def keep_shared(self) -> int:
-        fcntl.flock(self._descriptor, fcntl.LOCK_SH)
-        self._kept = True
-        return self._descriptor
-
-    def __exit__(
-        self, _type: type[BaseException] | None, _error: BaseException | None, _t: TracebackType | None
-    ) -> None:
-        if not self._kept:
-            os.close(self._descriptor)
+            return fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            stop.wait(LOCK_PAUSE_S)
+            stop.check()
 
 
 def require_sif(path: Path) -> None:

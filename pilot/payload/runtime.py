@@ -38,7 +38,7 @@ from pilot.payload.process import Launch, PayloadProcess, ProcessEnd, become_sub
 from pilot.payload.procfs import Process
 from pilot.runtime.payload_end import PayloadEnd
 from pilot.runtime.secret import Secret
-from pilot.runtime.stop import Stop, StopKind, StopReason
+from pilot.runtime.stop import Stop, StopKind, Stopped, StopReason
 from pilot.runtime.workdir import JobFolder
 from pilot.storage.store import Stores
 
@@ -161,33 +161,51 @@ class PayloadRunner:
 
     def _usable(self, image: Image, runtime: Path, places: PayloadPlaces, stop: Stop) -> tuple[Image, Mode]:
         """The image in the form this node can run, and how; found out once for SIFs and once for folders."""
-        if not image.is_folder and self._must_unpack:
-            image = self._images.unpacked(image, stop)
-        elif image.lock is not None:
-            image = self._unpacked_if_possible(image, stop)
-        if image.is_folder in self._modes:
-            return image, self._modes[image.is_folder]
         try:
-            mode = apptainer.probe(runtime, image.path, places.scratch)
+            if not image.is_folder and self._must_unpack:
+                image = self._as_folder(image, stop)
+            elif image.lock is not None:
+                image = self._unpacked_if_possible(image, stop)
+            if image.is_folder not in self._modes:
+                image = self._probed(image, runtime, places, stop)
+        except (PayloadError, Stopped):
+            image.release()
+            raise
+        return image, self._modes[image.is_folder]
+
+    def _probed(self, image: Image, runtime: Path, places: PayloadPlaces, stop: Stop) -> Image:
+        """Find out how containers of this kind of image start here; the image as a folder where a SIF cannot be mounted."""
+        try:
+            mode = apptainer.probe(runtime, image.path, places.scratch, stop)
         except PayloadError as error:
             if image.is_folder or error.diagnosis.error is PilotError.CONTAINER_USER_NAMESPACE:
                 raise
-            image = self._images.unpacked(image, stop)
-            self._must_unpack = True
-            mode = apptainer.probe(runtime, image.path, places.scratch)
+            folder = self._images.unpacked(image, stop)
+            try:
+                mode = apptainer.probe(runtime, folder.path, places.scratch, stop)
+            except (PayloadError, Stopped):
+                folder.release()
+                raise
+            image.release()
+            image, self._must_unpack = folder, True
         self._modes[image.is_folder] = mode
         logger.info("containers work here: %s, %s", "folder" if image.is_folder else "SIF", mode)
-        return image, mode
+        return image
 
     def _unpacked_if_possible(self, image: Image, stop: Stop) -> Image:
         """An image of the node's cache as a folder: programs in it start at page-cache speed (measured: 1.8 s against
         3.1 s for ``pipetask --help``). A node that cannot unpack it mounts the SIF.
         """
         try:
-            return self._images.unpacked(image, stop)
+            return self._as_folder(image, stop)
         except PayloadError as trouble:
             logger.warning("the image is used packed: %s", trouble)
             return image
+
+    def _as_folder(self, image: Image, stop: Stop) -> Image:
+        folder = self._images.unpacked(image, stop)
+        image.release()
+        return folder
 
     def _environment(self, job: Job, home: str, tmp: str, tracking_id: str) -> PayloadEnvironment:
         config = self._config

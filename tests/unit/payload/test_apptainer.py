@@ -113,7 +113,7 @@ def test_singularity_is_spoken_to_by_its_own_name(places: PayloadPlaces) -> None
     [
         (b"INFO: x\nFATAL:   could not open image /x: no such file\nmore\n", "could not open image /x: no such file"),
         (b"ERROR  : Failed to create user namespace\n", "Failed to create user namespace"),
-        (b"something\nlast words\x1b[0m\n\n", "last words [0m"),
+        (b"something\nlast words\x1b[0m\n\n", "last words"),
         (b"", None),
     ],
 )

@@ -161,6 +161,15 @@ def test_an_image_in_use_is_locked_against_removal(cache: ImageCache, shelf: She
         os.close(lock)
 
 
+def test_two_pilots_of_a_node_use_an_image_at_the_same_time(cache: ImageCache, shelf: ShelfStore) -> None:
+    shelf.objects[URL] = SIF
+    first = cache.get(URL, Stop())
+    second = cache.get(URL, Stop())
+    assert first.path == second.path
+    first.release()
+    second.release()
+
+
 def test_waiting_for_another_pilots_fetch_ends_with_the_scope(
     cache: ImageCache, shelf: ShelfStore, tmp_path: Path
 ) -> None:
