@@ -103,6 +103,9 @@ class Settings:
     start_wait_s: float
     log_retry_s: float
     final_retry_s: float
+    looping_s: float
+    max_processes: int
+    max_inodes: int
     payload_grace_s: float
     shutdown_s: float
     config: Path | None

@@ -1,50 +1,104 @@
-"""What the pod's control group says: how often the memory guard struck, and the memory limit. Versions 1 and 2, read only."""
+"""What the control group says of memory: the limit, what is used of it, and how often the kernel struck. Versions 1 and 2.
+
+Read only: in a pod the tree is not ours to write, and shows the whole container, pilot and payload together.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
 
 ROOT = Path("/sys/fs/cgroup")
+MEMBERSHIP = Path("/proc/self/cgroup")
 UNLIMITED_BYTES = 1 << 60  # version 1 writes a number near 2**63 where there is no limit
 
 
-def oom_kill_count(root: Path = ROOT, membership: Path = Path("/proc/self/cgroup")) -> int:
-    """Processes of this control group the kernel has killed for want of memory so far; 0 where it does not say."""
+@dataclass(frozen=True, slots=True)
+class MemoryGroup:
+    """A control group with a memory limit, in bytes: our own or the one above it that is tighter."""
+
+    folder: Path
+    limit_bytes: int
+
+    def used_bytes(self) -> int | None:
+        """What counts against the limit and cannot be dropped at once: usage without inactive file pages. None: unreadable.
+
+        The kernel kills when it can reclaim no more; file pages nobody uses it reclaims first (kubelet counts alike).
+        """
+        used, dropped = _number(self.folder / "memory.current"), "inactive_file"
+        if used is None:
+            used, dropped = _number(self.folder / "memory.usage_in_bytes"), "total_inactive_file"
+        if used is None:
+            return None
+        return max(0, used - (_counter(self.folder / "memory.stat", dropped) or 0))
+
+
+def memory_group(root: Path = ROOT, membership: Path = MEMBERSHIP) -> MemoryGroup | None:
+    """The group whose memory limit binds this process; None: no limit, or none that can be read."""
+    limited = []
+    for folder in _memory_folders(root, membership):
+        for name in ("memory.max", "memory.limit_in_bytes"):
+            limit = _number(folder / name)
+            if limit is not None and limit < UNLIMITED_BYTES:
+                limited.append(MemoryGroup(folder, limit))
+    return min(limited, key=lambda group: group.limit_bytes, default=None)
+
+
+def memory_limit_bytes(root: Path = ROOT, membership: Path = MEMBERSHIP) -> int | None:
+    """The memory limit that binds this process, in bytes; None: no limit, or it cannot be read."""
+    group = memory_group(root, membership)
+    return group.limit_bytes if group else None
+
+
+def oom_kill_count(root: Path = ROOT, membership: Path = MEMBERSHIP) -> int:
+    """Processes of our own control group the kernel has killed for want of memory so far; 0 where it does not say.
+
+    Version 1 counts in the group of the killed process alone, version 2 in those above it too: the own group has it in both.
+    """
     for folder in _memory_folders(root, membership):
         for name in ("memory.events", "memory.oom_control"):
-            for line in _text(folder / name).splitlines():
-                word, _, number = line.partition(" ")
-                if word == "oom_kill" and number.strip().isdigit():
-                    return int(number)
+            count = _counter(folder / name, "oom_kill")
+            if count is not None:
+                return count
     return 0
 
 
-def memory_limit_bytes(root: Path = ROOT, membership: Path = Path("/proc/self/cgroup")) -> int | None:
-    """The control group's memory limit in bytes; None: no limit, or it cannot be read."""
-    for folder in _memory_folders(root, membership):
-        for name in ("memory.max", "memory.limit_in_bytes"):
-            text = _text(folder / name).strip()
-            if text.isdigit() and int(text) < UNLIMITED_BYTES:
-                return int(text)
+def _memory_folders(root: Path, membership: Path) -> Iterator[Path]:
+    """Our group and those above it, by its path; inside a cgroup namespace, as pods have it, that is the root alone.
+
+    In a pod without such a namespace the path is the node's, the tree is mounted at our own group, and only the root exists.
+    """
+    for line in _text(membership).splitlines():
+        _hierarchy, controllers, path = ([*line.split(":", 2), "", ""])[:3]
+        if controllers == "":
+            base = root
+        elif "memory" in controllers.split(","):
+            base = root / "memory"
+        else:
+            continue
+        below = PurePosixPath(path.lstrip("/"))
+        if ".." not in below.parts:
+            yield from (base / folder for folder in (below, *below.parents) if folder != PurePosixPath())
+        yield base
+
+
+def _counter(path: Path, name: str) -> int | None:
+    """The number behind a word in a file of ``word number`` lines."""
+    for line in _text(path).splitlines():
+        word, _, number = line.partition(" ")
+        if word == name and number.strip().isdigit():
+            return int(number)
     return None
 
 
-def _memory_folders(root: Path, membership: Path) -> Iterator[Path]:
-    """Where our group may be seen: by its path, or, inside a cgroup namespace as pods have it, at the root."""
-    for line in _text(membership).splitlines():
-        _number, controllers, path = ([*line.split(":", 2), "", ""])[:3]
-        below = path.lstrip("/")
-        if controllers == "":
-            yield root / below
-        elif "memory" in controllers.split(","):
-            yield root / "memory" / below
-            yield root / "memory"
-    yield root
+def _number(path: Path) -> int | None:
+    text = _text(path).strip()
+    return int(text) if text.isdigit() else None
 
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text("utf-8", "replace")
+        return path.read_text("ascii", "replace")
     except OSError:
         return ""

@@ -12,6 +12,7 @@ from typing import Any
 from pilot.job.errors import Diagnosis, PilotError
 from pilot.payload import cgroup, procfs
 from pilot.payload.environment import TRACKING_NAME
+from pilot.runtime.files import replace_atomically
 from pilot.runtime.stop import Deadline, Stop
 from pilot.runtime.workdir import JobFolder
 
@@ -23,6 +24,16 @@ LAST_SAMPLE = "last-sample.json"
 def mark(tracking_id: str) -> dict[str, Any]:
     """What the journal keeps of a payload before it starts: JSON values."""
     return {"tracking": tracking_id, "boot_id": procfs.boot_id(), "oom_kills": cgroup.oom_kill_count()}
+
+
+def write_last_sample(path: Path, used_bytes: int, limit_bytes: int) -> None:
+    """Keep what the container uses of its memory limit; replaced, not fsynced: a killed process loses no page cache."""
+    try:
+        replace_atomically(
+            path, json.dumps({"used_bytes": used_bytes, "limit_bytes": limit_bytes}).encode(), mode=0o600
+        )
+    except OSError:
+        return  # a full disk; the diagnosis of a lost pilot is then less exact, and that is all
 
 
 def lay_to_rest(left: Mapping[str, Any], folder: JobFolder) -> Diagnosis:

@@ -1,7 +1,8 @@
 """Watching a payload: sample its process tree, keep peaks and averages, and stop it when it exceeds a limit.
 
 Cheap by design: one pass over /proc per sample, PSS (which makes the kernel walk page tables) only now and then, and
-pauses that grow from 50 ms to 5 s, so that a short job has a peak and a long one costs next to nothing.
+pauses that grow from 50 ms to 5 s, so that a short job has a peak and a long one costs next to nothing; near a limit they
+shrink again. The container's own memory, where the kernel's patience ends, has a watch of its own (container_watch.py).
 """
 
 from __future__ import annotations
@@ -15,9 +16,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pilot.job.limits import Breach, Limits, Sample, breach
+from pilot.job.limits import Breach, BreachKind, Limits, Sample, breach, next_look_s
 from pilot.job.report import Usage
 from pilot.payload import procfs
+from pilot.payload.activity import CPU_WINDOW_S, Activity, FolderUse, folder_use, size_bytes
+from pilot.payload.cgroup import MemoryGroup
+from pilot.payload.container_watch import ContainerWatch
+from pilot.payload.leftovers import write_last_sample
 from pilot.payload.process import PayloadProcess
 from pilot.payload.procfs import Process
 from pilot.runtime.clock import monotonic_s
@@ -28,12 +33,12 @@ logger = logging.getLogger("pilot.monitor")
 
 FIRST_PAUSE_S = 0.05
 LONGEST_PAUSE_S = 5.0
-CLOSE_PAUSE_S = 1.0  # while memory is near its limit
-CLOSE_FRACTION = 0.7
+CLOSEST_PAUSE_S = 0.5  # right at the memory limit
+LEAST_GROWTH_PER_S = 100 << 20  # assumed of memory that has not grown lately
+LEAST_WRITING_PER_S = 200 << 20  # and of the work folder
 PSS_SHARE = 20.0  # PSS is read again after this many times the time its last reading took
 FOLDER_PAUSE_S = 30.0
 FOLDER_SHARE = 50.0
-MAX_FOLDER_ENTRIES = 2_000_000
 SUMMARY_NAME = "memory_monitor_summary.json"  # prmon's names: the monitor's plots look for them
 OUTPUT_NAME = "memory_monitor_output.txt"
 
@@ -131,9 +136,16 @@ class Monitor:
         folders: tuple[Path, ...],
         outputs: tuple[Path, ...],
         infrastructure: Callable[[Process], bool] = lambda _process: False,
+        *,
+        declared: tuple[Path, ...] = (),
+        group: MemoryGroup | None = None,
+        record: Path | None = None,
     ) -> None:
+        """``outputs``: stdout and stderr; ``declared``: the output files the job is to make; ``record``: where the
+        container's memory is kept for a successor, should the kernel take the pilot along."""
         self._process, self._limits, self._scope = process, limits, scope
         self._folders, self._outputs, self._infrastructure = folders, outputs, infrastructure
+        self._declared, self._group, self._record = declared, group, record
         self._lock = threading.Lock()
         self._peaks = _Peaks()
         self._rows: list[dict[str, float]] = []
@@ -144,18 +156,30 @@ class Monitor:
         self._pss_last: tuple[int, int] | None = None  # PSS and the RSS it was measured at
         self._pss_seen = False
         self._row_stride, self._row_count = 1, 0
-        self._finished = threading.Event()
+        self._folder, self._folder_seen_s = FolderUse(), 0.0
+        self._activity = Activity(min(CPU_WINDOW_S, (limits.looping_s or CPU_WINDOW_S) / 4))
+        self._container_bytes: int | None = None
+        self._nudged, self._finished = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="monitor", daemon=True)
+        self._watch = (
+            ContainerWatch(group, limits.container_bytes, self._container_looked)
+            if group is not None and limits.container_bytes is not None
+            else None
+        )
         self.breach: Breach | None = None
 
     def start(self) -> None:
+        if self._watch is not None:
+            self._watch.start()
         self._thread.start()
 
     def finish(self, bound_s: float = 5.0) -> bool:
-        """End the sampling; False when the thread did not end within the bound."""
+        """End the sampling; False when a thread did not end within the bound."""
         self._finished.set()
+        self._nudged.set()
+        watch_ended = self._watch is None or self._watch.finish(bound_s)
         self._thread.join(bound_s)
-        return not self._thread.is_alive()
+        return watch_ended and not self._thread.is_alive()
 
     @property
     def last(self) -> TreeSample | None:
@@ -188,25 +212,39 @@ class Monitor:
 
     def _run(self) -> None:
         try:
-            self._watch()
+            self._sample_on()
         except (OSError, ValueError, LookupError) as error:
             logger.error("the monitor failed", exc_info=error)
             self._scope.request(StopReason(StopKind.INTERNAL, f"monitor failed: {type(error).__name__}: {error}"))
 
-    def _watch(self) -> None:
+    def _sample_on(self) -> None:
         pause_s = FIRST_PAUSE_S
-        while not self._finished.wait(min(pause_s, FIRST_PAUSE_S) if self._last is None else pause_s):
-            sample = self._take()
-            if sample is None:
+        due_s = monotonic_s() + pause_s
+        while True:
+            self._nudged.wait(max(0.0, due_s - monotonic_s()))
+            self._nudged.clear()
+            if self._finished.is_set():
+                return
+            self._keep_record()
+            if monotonic_s() < due_s:
                 continue
-            self._remember(sample)
-            self._judge(sample)
-            pause_s = self._next_pause_s(pause_s, sample)
+            sample = self._take()
+            if sample is not None:
+                before = self._last
+                self._remember(sample)
+                self._judge(sample)
+                pause_s = self._next_pause_s(pause_s, sample, before)
+            due_s = monotonic_s() + pause_s
 
-    def _next_pause_s(self, pause_s: float, sample: TreeSample) -> float:
+    def _next_pause_s(self, pause_s: float, sample: TreeSample, before: TreeSample | None) -> float:
         limit = self._limits.memory_bytes
-        near = limit is not None and sample.memory_bytes > CLOSE_FRACTION * limit
-        return min(pause_s * 1.5, CLOSE_PAUSE_S if near else LONGEST_PAUSE_S)
+        longest_s = LONGEST_PAUSE_S
+        if limit is not None:
+            past_s = sample.elapsed_s - before.elapsed_s if before else sample.elapsed_s
+            grown = sample.memory_bytes - (before.memory_bytes if before else 0)
+            due_s = next_look_s(sample.memory_bytes, limit, grown / max(past_s, 0.01), LEAST_GROWTH_PER_S)
+            longest_s = min(longest_s, max(due_s, CLOSEST_PAUSE_S))
+        return min(pause_s * 1.5, longest_s)
 
     def _take(self) -> TreeSample | None:
         members = self._process.members()
@@ -246,20 +284,28 @@ class Monitor:
         return [sum(figures) for figures in zip(self._ended, *now.values(), strict=True)]
 
     def _pss(self, counted: list[Process], rss: int, elapsed_s: float) -> tuple[int | None, int]:
-        """PSS and swap of the tree; between two readings PSS is taken to move with RSS."""
-        if elapsed_s >= self._pss_due_s or self._pss_last is None:
+        """PSS and swap of the tree. Between two readings PSS is taken to move with RSS, but never over the limit unread."""
+        if self._pss_last is None or elapsed_s >= self._pss_due_s or self._pss_is_over(rss):
             begun_s = monotonic_s()
             read = [procfs.pss_and_swap_bytes(p.pid) for p in counted]
             known = [figures for figures in read if figures is not None]
             took_s = monotonic_s() - begun_s
             self._pss_due_s = elapsed_s + max(took_s * PSS_SHARE, LONGEST_PAUSE_S if elapsed_s > 10 else 0.0)
-            if len(known) * 2 > len(counted):
-                self._pss_seen, self._pss_last = True, (sum(f[0] for f in known), rss)
+            if len(known) * 2 > len(counted):  # a few that hide theirs count with their RSS
+                hidden = sum(p.rss_bytes for p, figures in zip(counted, read, strict=True) if figures is None)
+                self._pss_seen, self._pss_last = True, (sum(f[0] for f in known) + hidden, rss)
                 self._swap_last = sum(f[1] for f in known)
         if self._pss_last is None:
             return None, 0
-        pss, at_rss = self._pss_last
-        return max(0, min(rss, pss + (rss - at_rss))), self._swap_last
+        return self._pss_from(rss), self._swap_last
+
+    def _pss_from(self, rss: int) -> int:
+        pss, at_rss = self._pss_last or (rss, rss)
+        return max(0, min(rss, pss + (rss - at_rss)))
+
+    def _pss_is_over(self, rss: int) -> bool:
+        limit = self._limits.memory_bytes
+        return limit is not None and self._pss_from(rss) > limit
 
     _swap_last = 0
 
@@ -284,40 +330,76 @@ class Monitor:
     def _judge(self, sample: TreeSample) -> None:
         if self.breach is not None or self._scope.is_set():
             return
-        found = breach(
-            self._limits,
-            Sample(
-                elapsed_s=sample.elapsed_s,
-                memory_bytes=sample.memory_bytes,
-                workdir_bytes=self._folder_bytes(sample.elapsed_s),
-                stdout_bytes=max((_size(path) for path in self._outputs), default=0),
-                quiet_s=self._quiet_s(),
-            ),
-        )
+        scanned = self._scan(sample.elapsed_s)
+        figures = self._figures(sample)
+        if self._over_quiet(figures) and not scanned:  # not on old figures of the folder
+            self._scan(sample.elapsed_s, now=True)
+            figures = self._figures(sample)
+        found = breach(self._limits, figures)
         if found is not None:
-            self.breach = found
-            probe(Point.BREACH_SEEN)
-            self._scope.request(StopReason(StopKind.LIMIT, found.diagnosis.detail))
+            self._exceeded(found)
 
-    def _folder_bytes(self, elapsed_s: float) -> int | None:
-        """Bytes on disk below the work folder, counted at most every FOLDER_PAUSE_S and never for long."""
-        if (self._limits.workdir_bytes is None and self._limits.looping_s is None) or elapsed_s < self._folder_due_s:
-            return None
+    def _figures(self, sample: TreeSample) -> Sample:
+        sizes = tuple(size_bytes(path) for path in self._outputs)
+        self._activity.saw_output(sample.elapsed_s, (self._folder, sizes))
+        self._activity.saw_cpu(sample.elapsed_s, sample.user_s + sample.system_s)
+        return Sample(
+            elapsed_s=sample.elapsed_s,
+            memory_bytes=sample.memory_bytes,
+            workdir_bytes=self._folder.used_bytes,
+            stdout_bytes=max(sizes, default=0),
+            quiet_s=self._activity.quiet_s(sample.elapsed_s),
+            container_bytes=sample.memory_bytes if self._watch is None else None,
+            inodes=self._folder.entries,
+            output_bytes=max((size_bytes(path) for path in self._declared), default=0),
+            processes=sample.processes,
+            memory_kind="PSS" if sample.pss_bytes is not None else "RSS; the kernel does not show PSS",
+        )
+
+    def _over_quiet(self, figures: Sample) -> bool:
+        limit_s = self._limits.looping_s
+        return limit_s is not None and figures.quiet_s is not None and figures.quiet_s > limit_s
+
+    def _scan(self, elapsed_s: float, *, now: bool = False) -> bool:
+        """Look through the work folder when it is time: sooner the nearer its limit, and never for a large part of the time."""
+        if elapsed_s < self._folder_due_s and not now:
+            return False
         begun_s = monotonic_s()
-        used, self._newest_s = folder_use(self._folders, self._finished.is_set)
+        found = folder_use(self._folders, self._finished.is_set)
         took_s = monotonic_s() - begun_s
-        growing_s = max(elapsed_s, FIRST_PAUSE_S)  # often at first, for quick writers
-        self._folder_due_s = elapsed_s + max(took_s * FOLDER_SHARE, min(FOLDER_PAUSE_S, growing_s))
-        return used
+        growth_per_s = (found.used_bytes - self._folder.used_bytes) / max(elapsed_s - self._folder_seen_s, 0.01)
+        self._folder, self._folder_seen_s = found, elapsed_s
+        pause_s = min(FOLDER_PAUSE_S, max(elapsed_s, FIRST_PAUSE_S))  # often at first, for quick writers
+        if self._limits.workdir_bytes is not None:
+            pause_s = min(
+                pause_s, next_look_s(found.used_bytes, self._limits.workdir_bytes, growth_per_s, LEAST_WRITING_PER_S)
+            )
+        self._folder_due_s = elapsed_s + max(took_s * FOLDER_SHARE, pause_s)
+        return True
 
-    _newest_s: float | None = None
+    def _container_looked(self, used_bytes: int) -> None:
+        """The container's memory has moved, or is too large; called on the watch's own thread."""
+        self._container_bytes = used_bytes
+        elapsed_s = monotonic_s() - self._process.started_at_s
+        found = breach(self._limits, Sample(elapsed_s, container_bytes=used_bytes))
+        if found is not None and found.kind is BreachKind.CONTAINER_MEMORY:
+            self._exceeded(found)
+        self._nudged.set()
 
-    def _quiet_s(self) -> float | None:
-        """Seconds since the payload last wrote anything: a file of its work folder, stdout or stderr."""
-        if self._limits.looping_s is None or self._newest_s is None:
-            return None
-        newest_s = max([self._newest_s, *(_modified_s(path) for path in self._outputs)])
-        return max(0.0, min(time.time() - newest_s, monotonic_s() - self._process.started_at_s))
+    def _exceeded(self, found: Breach) -> None:
+        """Stop the payload; the first breach is the one that is told."""
+        with self._lock:
+            if self.breach is not None or self._scope.is_set():
+                return
+            self.breach = found
+        probe(Point.BREACH_SEEN)
+        self._scope.request(StopReason(StopKind.LIMIT, found.diagnosis.detail))
+
+    def _keep_record(self) -> None:
+        """What a successor reads when kernel and pilot were both gone; on a full disk it has to do without."""
+        if self._record is not None and self._group is not None and self._container_bytes is not None:
+            write_last_sample(self._record, self._container_bytes, self._group.limit_bytes)
+            self._container_bytes = None
 
     # --- prmon's files ------------------------------------------------------------------------------------------------
 
@@ -348,41 +430,6 @@ class Monitor:
         average |= {n: round(sum(row[n] for row in rows) / len(rows)) for n in ("nprocs", "nthreads")}
         memory = os.sysconf("SC_PHYS_PAGES") * procfs.PAGE_BYTES // 1024
         return {"Max": highest, "Avg": average, "HW": {"cpu": {"CPUs": os.cpu_count()}, "mem": {"MemTotal": memory}}}
-
-
-def folder_use(folders: tuple[Path, ...], cancelled: Callable[[], bool] = lambda: False) -> tuple[int, float]:
-    """Bytes on disk below some folders, and the newest modification time (s since 1970). Links are not followed."""
-    used, newest_s, seen, todo = 0, 0.0, 0, [os.fspath(folder) for folder in folders]
-    while todo and seen < MAX_FOLDER_ENTRIES and not cancelled():
-        try:
-            with os.scandir(todo.pop()) as entries:
-                for entry in entries:
-                    seen += 1
-                    try:
-                        status = entry.stat(follow_symlinks=False)
-                        used += status.st_blocks * 512
-                        newest_s = max(newest_s, status.st_mtime)
-                        if entry.is_dir(follow_symlinks=False):
-                            todo.append(entry.path)
-                    except OSError:
-                        continue
-        except OSError:
-            continue
-    return used, newest_s
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.lstat().st_size
-    except OSError:
-        return 0
-
-
-def _modified_s(path: Path) -> float:
-    try:
-        return path.lstat().st_mtime
-    except OSError:
-        return 0.0
 
 
 def _create(path: Path, text: str) -> None:
