@@ -8,12 +8,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from pilot.sandbox.world import World
 from tests.integration.pilot.pilotrun import PATH, processes_of, public
 
 ROW = re.compile(r"^(\d+)\s+(\S+)\s+finished\s+([\d.]+)\s+(\d+)\s+(https://\S+/pilotlog\.txt)$", re.MULTILINE)
 
 
+@pytest.mark.timeout(240)
 def test_the_quick_demo_runs_two_jobs_and_prints_where_their_logs_are(image: Path, tmp_path: Path) -> None:
     state = tmp_path / "demo"
     program = Path(sys.executable).with_name("pilot-sandbox")
@@ -23,7 +26,7 @@ def test_the_quick_demo_runs_two_jobs_and_prints_where_their_logs_are(image: Pat
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=220,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stderr == ""

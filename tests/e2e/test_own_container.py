@@ -93,13 +93,14 @@ def run(image: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
         try:
             with argvs.watched():
                 end = pilots.run(
-                    *arguments, config=production.settings_file(), env=production.credentials, timeout_s=110
+                    *arguments, config=production.settings_file(), env=production.credentials, timeout_s=200
                 )
             yield Run(world, end, argvs, ids)
         finally:
             pilots.stop_all()
 
 
+@pytest.mark.timeout(240)
 @pytest.mark.parametrize("name", ["init", "isr"])
 def test_jobs_that_bring_their_own_container_finish(run: Run, name: str) -> None:
     panda_id = run.ids[name]
