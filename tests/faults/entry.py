@@ -27,6 +27,7 @@ class FailingFsync:
 
     def __init__(self) -> None:
         self._sync = os.fsync
+        self.recorder: Recorder | None = None
         self._left = 0
         self._lock = threading.Lock()
 
@@ -40,6 +41,34 @@ class FailingFsync:
         if failing:
             raise OSError(errno.EIO, os.strerror(errno.EIO))
         self._sync(descriptor)
+        if self.recorder is not None:
+            self.recorder.note(descriptor, "fsync", None)
+
+
+def _sleep(seconds: float) -> None:
+    select.select([], [], [], max(0.0, seconds))
+
+
+class Recorder:
+    """Notes each write, fsync and truncation of a job's journal, in order, into a file of JSON lines."""
+
+    def __init__(self, path: str) -> None:
+        self._out = open(path, "a", buffering=1)  # noqa: SIM115  (until the process ends)
+        self._write, self._truncate = os.write, os.ftruncate
+        os.write, os.ftruncate = self.write, self.truncate  # type: ignore[assignment]
+
+    def write(self, descriptor: int, data: bytes) -> int:
+        written = self._write(descriptor, data)
+        self.note(descriptor, "write", bytes(data[:written]).decode("latin-1"))
+        return written
+
+    def truncate(self, descriptor: int, length: int) -> None:
+        self._truncate(descriptor, length)
+        self.note(descriptor, "truncate", length)
+
+    def note(self, descriptor: int, operation: str, value: object) -> None:
+        if os.readlink(f"/proc/self/fd/{descriptor}").endswith("/journal"):
+            self._out.write(json.dumps([operation, value]) + "\n")
 
 
 def main() -> int:
@@ -48,9 +77,11 @@ def main() -> int:
     random.seed(run["seed"])  # back-off and jitter
     if "FAKETIME_TIMESTAMP_FILE" in os.environ:
         # libfaketime 0.9.10 spoils absolute clock_nanosleep(CLOCK_MONOTONIC), which is what time.sleep is made of: EINVAL.
-        time.sleep = lambda seconds: (select.select([], [], [], max(0.0, seconds)), None)[1]
+        time.sleep = _sleep  # type: ignore[assignment]
     fsync = FailingFsync()
-    os.fsync = fsync
+    os.fsync = fsync  # type: ignore[assignment]
+    if "record" in run:
+        fsync.recorder = Recorder(run["record"])
 
     def ask(point: Point) -> None:
         with socket.socket(socket.AF_UNIX) as line:

@@ -92,10 +92,12 @@ class Result:
 class Laboratory:
     """One sandbox for many runs, one after another. Enter it on the main thread (its stores follow that thread's death)."""
 
-    def __init__(self, keep: Path | None = None) -> None:
+    def __init__(self, keep: Path | None = None, *, record_journals: bool = False) -> None:
         self._keep = keep
+        self.record_journals = record_journals
         self._stack = ExitStack()
-        self._runs = 0
+        self.last_seq = 0  # of the ledger, at the end of the last run
+        self.runs = 0
 
     def __enter__(self) -> Laboratory:
         self.folder = Path(tempfile.mkdtemp(prefix="pilot-faults-"))
@@ -117,16 +119,16 @@ class Laboratory:
 
     def run(self, plan: Plan) -> Result:
         """Carry out one plan and judge it."""
-        self._runs += 1
+        self.runs += 1
         begun_s = time.monotonic()
-        folder = self.folder / f"run{self._runs}"
+        folder = self.folder / f"run{self.runs}"
         with _Run(self, plan, folder) as run:
             run.carry_out()
             evidence = run.evidence()
             problems = tuple(violations(evidence))
             story = run.story()
-        if problems and self._keep is not None:
-            shutil.copytree(folder, self._keep / plan.name, dirs_exist_ok=True, symlinks=True)
+        if self._keep is not None and (problems or self.record_journals):
+            shutil.copytree(folder, self._keep / plan.name, dirs_exist_ok=True, ignore=shutil.ignore_patterns("s"))
         shutil.rmtree(folder, ignore_errors=True)
         took_s = time.monotonic() - begun_s
         return Result(plan, problems, evidence.strikes_done, run.pilots, evidence.job["status"], took_s, story)
@@ -174,12 +176,9 @@ class _Run:
         self.world.panda.set_apis(self.plan.apis)
         self._volume = self._stack.enter_context(SmallVolume(self.work)) if self.plan.has(Fault.ENOSPC) else None
         self._stack.enter_context(self._listening())
-        self._after_seq = max((entry["seq"] for entry in self.world.db.ledger(self.lab_seq())), default=self.lab_seq())
+        self._after_seq = self.lab.last_seq
         self.panda_id = self._submit()
         return self
-
-    def lab_seq(self) -> int:
-        return getattr(self.lab, "last_seq", 0)
 
     def __exit__(self, *_: object) -> None:
         self._mend_all()
@@ -191,11 +190,14 @@ class _Run:
         for job in self.world.db.jobs("archived = 0"):
             self.world.db.set_job(job["panda_id"], status="closed", archived=1)
         self._stack.close()
+        self.lab.last_seq = max(
+            (entry["seq"] for entry in self.world.db.ledger(self._after_seq)), default=self._after_seq
+        )
 
     # --- the job
 
     def _submit(self) -> int:
-        self.output = f"out.{self.plan.seed}.{self.lab._runs}.dat"
+        self.output = f"out.{self.plan.seed}.{self.lab.runs}.dat"
         ends_by_itself = not (self.plan.at(Point.BREACH_SEEN) or self.plan.at(Point.KILL_RECEIVED))
         work = f"sleep 0.3 && head -c {OUTPUT_BYTES} {INPUT} > {self.output}"
         command = f"echo start >> {self.notes} && {work if ends_by_itself else 'sleep 30'} && echo done >> {self.notes}"
@@ -243,7 +245,7 @@ class _Run:
         if self._folders():
             return True
         self._until(lambda: self._job()["status"] != "holding")
-        return self._job()["status"] == "activated"
+        return bool(self._job()["status"] == "activated")
 
     def _folders(self) -> list[str]:
         root = self._volume.outside if self._volume else self.work
@@ -253,7 +255,10 @@ class _Run:
 
     def _run_pilot(self) -> None:
         run_file = self.folder / "run.json"
-        run_file.write_text(json.dumps({"seed": self.plan.seed + self.pilots, "socket": self._address}))
+        run: dict[str, Any] = {"seed": self.plan.seed + self.pilots, "socket": self._address}
+        if self.lab.record_journals:
+            run["record"] = str(self.folder / "journal-operations")
+        run_file.write_text(json.dumps(run))
         argv = [*(self._volume.wrap if self._volume else []), sys.executable, str(ENTRY), str(run_file)]
         argv += ["--queue", QUEUE, "--config", str(self.world.state_dir / "pilot.yaml"), "--workdir", str(self.work)]
         argv += [text for name, value in OPTIONS.items() for text in (f"--{name}", str(value))]
@@ -455,10 +460,7 @@ class _Run:
             time.sleep(POLL_S)
 
     def _ledger(self) -> list[dict[str, Any]]:
-        entries = self.world.db.ledger(self._after_seq)
-        if entries:
-            self.lab.last_seq = entries[-1]["seq"]  # type: ignore[attr-defined]
-        return [entry for entry in entries if entry["server"] == "panda"]
+        return [entry for entry in self.world.db.ledger(self._after_seq) if entry["server"] == "panda"]
 
     def evidence(self) -> Evidence:
         """The run as everybody but the pilot saw it."""
