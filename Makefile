@@ -8,7 +8,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PYTEST := $(BIN)/pytest -q -p no:cacheprovider
 # On a terminal the demo keeps its servers up until Ctrl-C, so that the links can be clicked.
 KEEP := $(shell [ -t 0 ] && [ -z "$$CI" ] && echo --keep)
-SOURCES := pilot tests scripts
+SOURCES := pilot tests
 
 .PHONY: help setup demo demo-quick test test-unit test-integration test-e2e lint type fmt bench lock clean
 

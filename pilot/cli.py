@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
+import threading
 from collections.abc import Sequence
 
 from pilot import __version__
@@ -89,9 +91,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return int(trouble.exit_code)
 
 
+def entry() -> None:
+    """``pilot-start``: leaves with the exit code of ``main``, without waiting for a thread that a stuck library holds."""
+    code = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if threading.active_count() > 1:
+        os._exit(code)
+    sys.exit(code)
+
+
 def _become_sandbox(arguments: list[str]) -> int:
     """Replace this process by the sandbox with ``pilot-start`` as its child, so that the pilot never is its parent."""
-    import os
     import shutil
     from pathlib import Path
 
@@ -105,4 +116,4 @@ def _become_sandbox(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    entry()

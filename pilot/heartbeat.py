@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 
 from pilot.job.model import ApiGeneration
 from pilot.job.report import FieldValue
-from pilot.job.states import JobState
+from pilot.job.states import JobState, may_move
 from pilot.ports import PandaServer, ServerRefused, ServerUnreachable, UpdateAnswer
 from pilot.runtime.clock import monotonic_s
 from pilot.runtime.stop import Stop, StopReason
@@ -49,8 +49,9 @@ class Heartbeat:
 
     def announce(self, state: JobState) -> None:
         """The job's state is now ``state``; it goes out at once, without blocking the caller."""
-        self._state = state
-        self._wake.set()
+        if may_move(self._state, state):
+            self._state = state
+            self._wake.set()
 
     @property
     def silent_for_s(self) -> float:

@@ -299,6 +299,8 @@ class JobRun:
 
     def _rest_of_stages(self, job: Job, helpers: Helpers, left: Unfinished) -> Outcome:
         """What is left to do of the stages; a payload is never started again."""
+        if left.payload_started:
+            self._heartbeat.announce(JobState.RUNNING)
         self._beating = helpers.start("heartbeat", self._heartbeat.beat)
         if left.outcome is None and left.payload_started:
             return failed(self._parts.payload.lay_to_rest(left.payload, self._folder))
@@ -367,7 +369,6 @@ class JobRun:
         """Success is proven here: every declared output is stored and verified, under the grace scope."""
         if not job.outputs:
             return outcome
-        self._heartbeat.announce(JobState.TRANSFERRING)
         try:
             self._outputs = self._timed(
                 "stage_out_s",

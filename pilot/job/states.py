@@ -31,9 +31,9 @@ LEGAL_MOVES: Mapping[JobState | None, frozenset[JobState]] = {
     JobState.FAILED: frozenset(),
 }
 
-# get_job_status answers that mean: the server has our final report (or needs none any more). Not ``transferring``: a pilot
-# reports that itself, so it proves nothing.
-SETTLED_STATUSES = frozenset({"holding", "merging", "finished", "failed", "cancelled", "closed"})
+# get_job_status answers that mean: the server has our final report (or needs none any more). ``transferring`` is among them
+# because this pilot never reports it itself: its heartbeats say ``running`` until the final report.
+SETTLED_STATUSES = frozenset({"holding", "transferring", "merging", "finished", "failed", "cancelled", "closed"})
 
 
 def may_move(before: JobState | None, after: JobState) -> bool:

@@ -51,10 +51,6 @@ class Record:
     data: dict[str, Any]
 
 
-class JournalDamaged(Exception):
-    """A journal that cannot be opened or written. The job goes on, but nothing may be claimed to be durable."""
-
-
 class Journal:
     """One file, one writer. Appending is not thread-safe: only the conductor writes."""
 

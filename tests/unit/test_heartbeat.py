@@ -47,6 +47,7 @@ def test_a_state_that_changes_goes_out_at_once(pulse: Pulse, eventually: Callabl
     heartbeat = pulse.start(interval_s=3600)
     heartbeat.announce(JobState.RUNNING)
     eventually(lambda: pulse.server.states == ["running"])
+    heartbeat.announce(JobState.STARTING)
     heartbeat.announce(JobState.TRANSFERRING)
     eventually(lambda: pulse.server.states == ["running", "transferring"])
 

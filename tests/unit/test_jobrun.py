@@ -66,9 +66,8 @@ def test_the_states_go_out_in_their_order_and_the_report_last(bench: Bench, even
         eventually(lambda: state in bench.server.states, what=f"the server hears {state}")
 
     bench.payload.during = lambda stop, folder: told("running")
-    bench.stager.on_out = lambda: told("transferring")
     run(bench, definition(**WITH_OUTPUT))
-    assert bench.server.states == ["starting", "running", "transferring", "finished"]
+    assert bench.server.states == ["starting", "running", "finished"]
     assert len({fields["batch_id"] for fields in bench.server.updates}) == 1
 
 

@@ -58,7 +58,7 @@ def test_a_report_that_arrived_is_not_sent_twice(server: Books) -> None:
     assert server.updates == [BODY]
 
 
-@pytest.mark.parametrize("status", ["running", "starting", "transferring", "sent"])
+@pytest.mark.parametrize("status", ["running", "starting", "sent"])
 def test_a_state_the_pilot_itself_told_proves_nothing(server: Books, status: str) -> None:
     server.trouble["finished"] = [DOWN]
     server.statuses[4711] = JobStatus(status, 2)
