@@ -10,7 +10,7 @@ PYTEST := $(BIN)/pytest -q -p no:cacheprovider
 KEEP := $(shell [ -t 0 ] && [ -z "$$CI" ] && echo --keep)
 SOURCES := pilot tests
 
-.PHONY: help setup demo demo-quick test test-unit test-integration test-e2e lint type fmt bench lock clean
+.PHONY: help setup demo demo-quick test test-unit test-integration test-e2e lint type fmt bench faults long lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -34,8 +34,9 @@ demo-quick: setup ## the same with two jobs
 	@image=$$(scripts/build-payload-image) && $(BIN)/pilot-sandbox demo --image "$$image" --quick $(KEEP)
 
 test: setup lint type ## everything: lint, types, unit, contract, integration and end-to-end tests
-	@scripts/prepare-machine postgresql
+	@scripts/prepare-machine postgresql faults
 	$(PYTEST) -n 2 --dist loadfile tests/unit tests/contract tests/integration
+	$(PYTEST) tests/faults
 	image=$$(scripts/build-payload-image) && PAYLOAD_IMAGE=$$image $(PYTEST) tests/e2e
 
 test-unit: $(STAMP) ## unit and contract tests only
@@ -47,6 +48,18 @@ test-integration: setup ## tests on real servers, processes and containers
 test-e2e: setup ## real pipetask jobs from the queue to their log URLs
 	@scripts/prepare-machine postgresql
 	image=$$(scripts/build-payload-image) && PAYLOAD_IMAGE=$$image $(PYTEST) tests/e2e
+
+# SEED decides every plan; SAMPLE=k takes k of the 336 single faults; PAIRS=m adds m pairs; ONLY=name repeats one run.
+SEED ?= 1
+PAIRS ?= 0
+faults: setup ## the fault laboratory: make faults SEED=n [SAMPLE=k] [PAIRS=m] [ONLY=run]
+	@scripts/prepare-machine faults
+	@$(BIN)/python -m tests.faults --seed $(SEED) --pairs $(PAIRS) $(if $(SAMPLE),--sample $(SAMPLE)) $(if $(ONLY),--only $(ONLY))
+
+long: setup ## hours: 2,000 pairs of faults, a real outage of five minutes, stops at random instants
+	@scripts/prepare-machine faults
+	@$(BIN)/python -m tests.faults --seed $(SEED) --pairs 2000
+	@$(BIN)/python -m tests.faults.stops --outage-s 300
 
 lint: $(STAMP) ## ruff: rules and formatting
 	@$(BIN)/ruff check $(SOURCES)

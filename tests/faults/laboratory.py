@@ -307,7 +307,7 @@ class _Run:
         }
         if self.plan.has(Fault.CLOCK_STEP):
             environment |= {
-                "LD_PRELOAD": next(path for path in FAKETIME if Path(path).exists()),
+                "LD_PRELOAD": _faketime(),
                 "FAKETIME_TIMESTAMP_FILE": str(self.clock),
                 "FAKETIME_CACHE_DURATION": str(CLOCK_CACHE_S),  # reading the file at each look at a clock costs seconds
                 "FAKETIME_DONT_FAKE_MONOTONIC": "1",
@@ -495,6 +495,13 @@ class _Run:
         for number in range(self.pilots):
             lines += [f"pilot {number + 1}:", self._log(number).read_text(errors="replace")[-6000:]]
         return "\n".join(lines)
+
+
+def _faketime() -> str:
+    found = [path for path in FAKETIME if Path(path).exists()]
+    if not found:
+        raise OSError("libfaketime is not installed: run scripts/prepare-machine faults once as root")
+    return found[0]
 
 
 def _signal(pid: int, number: signal.Signals) -> None:
