@@ -224,6 +224,7 @@ def test_cric_that_answers_with_a_web_page(world: World, pilots: Pilots) -> None
         ("garbage", {}),
         ("status", {"status": 500}),
         ("huge", {"size_bytes": 100 << 20}),
+        ("hang", {"delay_s": 0.5}),
         ("reset", {}),
         ("database", {}),
     ],

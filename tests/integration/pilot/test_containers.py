@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import requests
 
 from pilot.sandbox.cric_server import TRANSFORM_BUCKET
 from pilot.sandbox.world import World
-from tests.integration.pilot.pilotrun import HASTY, QUEUE, Pilots, log_url, public, submit
+from tests.integration.pilot.pilotrun import HASTY, QUEUE, Pilots, log_url, processes_of, public, submit, wait_until
 
 ABOUT = "pwd; id -u; ls /; ps | grep -c pilot-star[t]; env | sort"
 
@@ -59,3 +60,19 @@ def test_runtime_plain_runs_without_the_image(world: World, pilots: Pilots, busy
     end = pilots.run(*HASTY, "--image", str(busybox[0]), "--runtime", "plain")
     assert (end.jobs[panda_id]["state"], end.jobs[panda_id]["isolation"]) == ("finished", "plain")
     assert public(world, log_url(world, panda_id, "payload.stdout")).text.strip()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["stopped", "killed"])
+def test_nothing_of_a_container_outlives_its_pilot(
+    world: World, pilots: Pilots, busybox: tuple[Path, Path], number: signal.Signals
+) -> None:
+    stubborn = "setsid sh -c 'trap \"\" TERM; echo up > started; while :; do sleep 0.2; done' & wait"
+    panda_id = submit(world, stubborn)
+    pilot = pilots.start("--image", str(busybox[0]), "--payload-grace-s", "0.3")
+    pilot.wait_until(lambda: (pilot.workdir / f"jobs/{panda_id}.0/work/started").exists(), "the payload is up")
+    pilot.signal(number)
+    end = pilot.end(15)
+    wait_until(lambda: not processes_of(pilot.workdir), "the container is gone")
+    if number is signal.SIGTERM:
+        assert end.exit_code == 143
+        assert world.sandbox.job(panda_id)["fields"]["piloterrorcode"] == 1201

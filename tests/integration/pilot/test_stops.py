@@ -125,8 +125,16 @@ def test_at_the_end_of_its_lifetime_the_pilot_stops_and_reports_its_job(world: W
     assert public(world, log_url(world, panda_id, "payload.stdout")).text == "begun\n"
 
 
-def test_a_pilot_that_is_killed_leaves_no_payload_behind(world: World, pilots: Pilots) -> None:
-    pilot, _ = started(world, pilots)
+def test_a_pilot_that_is_killed_leaves_no_payload_behind_and_its_job_to_the_next(world: World, pilots: Pilots) -> None:
+    pilot, panda_id = started(world, pilots)
     pilot.signal(signal.SIGKILL)
     assert pilot.end().exit_code == -signal.SIGKILL
     wait_until(lambda: stopped_payload(pilot.workdir), "the payload is gone")
+    end = pilots.run("--max-empty", "1", "--empty-wait-s", "0", workdir=pilot.workdir)
+    assert end.exit_code == 0, end.stderr
+    job = world.sandbox.job(panda_id)
+    assert job["status"] == "failed"
+    assert job["fields"]["piloterrorcode"] > 0
+    assert job["fields"]["piloterrordiag"]
+    assert public(world, log_url(world, panda_id, "payload.stdout")).text == "begun\n"
+    assert list((end.workdir / "jobs").iterdir()) == []
