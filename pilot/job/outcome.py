@@ -3,12 +3,14 @@
 The server's retry rules match on the codes. A payload's exit code is reported as it is in ``trans_exit_code`` and
 ``exe_error_code``; the pilot's own code says what the pilot knows beyond it, in this order:
 
-    a limit was exceeded                1235, 1213, 1104, 1106, 1150   (breach)
+    a limit was exceeded                1235, 1213, 1104, 1106, 1124, 1150, 1305   (breach); of memory: 1212 when the
+                                        kernel was quicker than the pilot
     somebody stopped it                 1144, 1201 or 1379, 1208, 1213, 1318
     the container never started         1306, 1308, 1309, 1345, 1360   (container_message)
     exit code 0                         finished, with a note when there was no work to do
     the kernel ran out of memory        1212
-    bad_alloc, SIGSEGV, other signals   1223, 1328, 1200 to 1207
+    bad_alloc or MemoryError            1223
+    SIGSEGV, other signals              1328, 1200 to 1207
     any other exit code                 1305, with the payload's own first error
 """
 
@@ -214,7 +216,7 @@ def _notes(facts: PayloadFacts) -> dict[str, str]:
 
 def _diagnosis(facts: PayloadFacts, code: int | None) -> Diagnosis:
     if facts.breach is not None:
-        return facts.breach
+        return _out_of_memory(facts, facts.breach)
     if facts.stop is not None:
         return Diagnosis(_STOP_ERRORS[facts.stop], facts.stop_detail)
     if facts.container_message is not None:
@@ -223,9 +225,23 @@ def _diagnosis(facts: PayloadFacts, code: int | None) -> Diagnosis:
         return Diagnosis(PilotError.SETUP_FAILURE, "the payload was never started")
     if facts.oom_kills:  # whatever the payload made of it: shells and launchers turn such a death into any exit code
         return Diagnosis(PilotError.PAYLOAD_OUT_OF_MEMORY, f"the kernel killed {facts.oom_kills} of its processes")
-    if facts.first_error and "bad_alloc" in facts.first_error:
+    if facts.first_error and _is_failed_allocation(facts.first_error):
         return Diagnosis(PilotError.BAD_ALLOC, facts.first_error)
     return _by_code(facts, code)
+
+
+def _out_of_memory(facts: PayloadFacts, breach: Diagnosis) -> Diagnosis:
+    """The breach; of memory, the control group's counter tells whether the pilot (1235) or the kernel (1212) ended it."""
+    if breach.error is not PilotError.PAYLOAD_EXCEEDED_MAX_MEM or not facts.oom_kills:
+        return breach
+    text = f"the kernel killed {facts.oom_kills} of its processes before the pilot could stop it: {breach.detail}"
+    return Diagnosis(PilotError.PAYLOAD_OUT_OF_MEMORY, text)
+
+
+def _is_failed_allocation(words: str) -> bool:
+    """C++'s bad_alloc, and what Python and numpy call the same."""
+    name = words.partition(":")[0].rpartition(".")[2].strip()
+    return "bad_alloc" in words or name in ("MemoryError", "_ArrayMemoryError")
 
 
 def _by_code(facts: PayloadFacts, code: int) -> Diagnosis:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -84,9 +86,17 @@ def test_bad_alloc_in_the_first_error_has_its_own_code() -> None:
 
 
 def test_an_exceeded_limit_wins_over_everything_else() -> None:
-    outcome = judge(PayloadFacts(signal=9, breach=BREACH, oom_kills=1, stop=StopCause.INTERNAL))
+    outcome = judge(PayloadFacts(signal=9, breach=BREACH, stop=StopCause.INTERNAL))
     assert outcome.pilot_error == BREACH
     assert outcome.exe_error_code == 137
+
+
+def test_the_counter_decides_who_ended_a_payload_for_memory() -> None:
+    outcome = judge(PayloadFacts(signal=9, breach=BREACH, oom_kills=1))
+    assert code_of(outcome) == 1212
+    assert BREACH.detail in str(outcome.pilot_error)
+    disk = Diagnosis(PilotError.WORKDIR_TOO_LARGE, "20 MB in the work folder")
+    assert judge(PayloadFacts(signal=9, breach=disk, oom_kills=1)).pilot_error == disk
 
 
 @pytest.mark.parametrize(
@@ -173,3 +183,181 @@ def test_an_outcome_survives_the_journal(facts: PayloadFacts) -> None:
 def test_a_stage_that_fails_before_the_payload_gives_no_exit_codes() -> None:
     outcome = failed(Diagnosis(PilotError.STAGE_IN_FAILED, "x"))
     assert (outcome.state, outcome.trans_exit_code, outcome.exe_error_code) == (JobState.FAILED, None, None)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A way a payload can end, and what is to be told of it."""
+
+    what: str
+    facts: PayloadFacts
+    state: JobState
+    code: int | None
+    trans: int | None
+    sentence: str = ""
+
+
+FAILED, FINISHED = JobState.FAILED, JobState.FINISHED
+MB_LIMIT = Diagnosis(
+    PilotError.PAYLOAD_EXCEEDED_MAX_MEM,
+    "the payload uses 3712 MB (PSS), 3600 MB allowed (maxrss 1800 MB of queue DOMA_LSST_DEV x 2)",
+)
+ALGORITHM = "AlgorithmError: no stars in this visit"
+TABLE = (
+    Case("success", PayloadFacts(exit_code=0), FINISHED, None, 0),
+    Case("no work found", PayloadFacts(exit_code=0, no_work=True), FINISHED, None, 0),
+    Case(
+        "an exception in a task",
+        PayloadFacts(exit_code=1, first_error="ValueError: no such detector"),
+        FAILED,
+        1305,
+        1,
+        "Failed to execute payload: exit code 1: ValueError: no such detector",
+    ),
+    Case(
+        "a wrong option",
+        PayloadFacts(exit_code=2, first_error="Error: No such option: --nonsense"),
+        FAILED,
+        1305,
+        2,
+        "Failed to execute payload: exit code 2: Error: No such option: --nonsense",
+    ),
+    Case("a code of its own", PayloadFacts(exit_code=3), FAILED, 1305, 3, "Failed to execute payload: exit code 3"),
+    Case(
+        "a repeatable error of the algorithm",
+        PayloadFacts(exit_code=20, first_error=ALGORITHM),
+        FAILED,
+        1305,
+        20,
+        f"Failed to execute payload: exit code 20: {ALGORITHM}",
+    ),
+    Case(
+        "255 is no signal", PayloadFacts(exit_code=255), FAILED, 1305, 255, "Failed to execute payload: exit code 255"
+    ),
+    Case(
+        "a segmentation fault",
+        PayloadFacts(signal=11),
+        FAILED,
+        1328,
+        139,
+        "SIGSEGV: Invalid memory reference or a segmentation fault: killed by SIGSEGV",
+    ),
+    Case(
+        "a segmentation fault below a shell",
+        PayloadFacts(exit_code=139),
+        FAILED,
+        1328,
+        139,
+        "SIGSEGV: Invalid memory reference or a segmentation fault: exit code 139 (SIGSEGV)",
+    ),
+    Case(
+        "it kills itself",
+        PayloadFacts(exit_code=137),
+        FAILED,
+        1200,
+        137,
+        "Job terminated by unknown kill signal: exit code 137 (SIGKILL)",
+    ),
+    Case(
+        "the same code, and the kernel had struck",
+        PayloadFacts(exit_code=137, oom_kills=1),
+        FAILED,
+        1212,
+        137,
+        "Payload ran out of memory: the kernel killed 1 of its processes",
+    ),
+    Case(
+        "it asks itself to end",
+        PayloadFacts(exit_code=143),
+        FAILED,
+        1201,
+        143,
+        "Job killed by signal: SIGTERM: exit code 143 (SIGTERM)",
+    ),
+    Case(
+        "an abort has no code of its own",
+        PayloadFacts(exit_code=134),
+        FAILED,
+        1305,
+        134,
+        "Failed to execute payload: exit code 134 (SIGABRT)",
+    ),
+    Case(
+        "a MemoryError of its own",
+        PayloadFacts(exit_code=1, first_error="MemoryError: unable to allocate 1 TiB"),
+        FAILED,
+        1223,
+        1,
+        "Transform failed due to bad_alloc: MemoryError: unable to allocate 1 TiB",
+    ),
+    Case(
+        "bad_alloc",
+        PayloadFacts(exit_code=1, first_error="terminate called: std::bad_alloc"),
+        FAILED,
+        1223,
+        1,
+        "Transform failed due to bad_alloc: terminate called: std::bad_alloc",
+    ),
+    Case(
+        "stopped at its memory limit",
+        PayloadFacts(signal=9, breach=MB_LIMIT),
+        FAILED,
+        1235,
+        137,
+        f"Payload exceeded maximum allowed memory: {MB_LIMIT.detail}",
+    ),
+    Case(
+        "it says 0 when it is stopped at a limit",
+        PayloadFacts(exit_code=0, breach=MB_LIMIT),
+        FAILED,
+        1235,
+        0,
+        f"Payload exceeded maximum allowed memory: {MB_LIMIT.detail}",
+    ),
+    Case(
+        "the server kills it",
+        PayloadFacts(exit_code=143, stop=StopCause.SERVER_KILL),
+        FAILED,
+        1144,
+        143,
+        "This job was killed by panda server",
+    ),
+    Case(
+        "the node is taken away",
+        PayloadFacts(signal=15, stop=StopCause.PREEMPTED),
+        FAILED,
+        1379,
+        143,
+        "Job was preempted",
+    ),
+    Case(
+        "the container does not start",
+        PayloadFacts(container_message="mount source /nowhere doesn't exist"),
+        FAILED,
+        1308,
+        None,
+        "Singularity/Apptainer: Not mounting requested bind point: mount source /nowhere doesn't exist",
+    ),
+    Case(
+        "255 of a payload is not 255 of a container that does not start",
+        PayloadFacts(exit_code=255, first_error="sorry"),
+        FAILED,
+        1305,
+        255,
+        "Failed to execute payload: exit code 255: sorry",
+    ),
+)
+
+
+@pytest.mark.parametrize("case", TABLE, ids=lambda case: case.what)
+def test_every_ending_has_its_state_code_and_sentence(case: Case) -> None:
+    outcome = judge(case.facts)
+    assert (outcome.state, code_of(outcome), outcome.trans_exit_code) == (case.state, case.code, case.trans)
+    assert str(outcome.pilot_error or "") == case.sentence
+
+
+def test_exit_zero_with_a_missing_output_is_a_failure_that_keeps_the_payloads_own_zero() -> None:
+    missing = Diagnosis(PilotError.MISSING_OUTPUT_FILE, "out.fits")
+    outcome = with_error(judge(PayloadFacts(exit_code=0)), missing)
+    assert (outcome.state, code_of(outcome), outcome.trans_exit_code) == (FAILED, 1165, 0)
+    assert str(outcome.pilot_error) == "Local output file is missing: out.fits"
