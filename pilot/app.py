@@ -53,12 +53,12 @@ def run(settings: Settings) -> int:
     """One pilot process, from its settings to its exit code. Raises PilotCannotWork with the sentence for who started it."""
     start_logging(settings.log_level)
     _hide_secrets(settings)
-    logger.info("pilot %s on %s for queue %s", __version__, settings.node, settings.queue)
     volume = WorkVolume(settings.workdir)
     stop = Stop()
     try:
         with ExitStack() as closing:
             closing.enter_context(stop_on_signals(stop))
+            logger.info("pilot %s on %s for queue %s", __version__, settings.node, settings.queue)
             credentials = _credentials(settings)
             closing.enter_context(volume.held())
             worker = _worker(settings, credentials, volume, stop, closing)
