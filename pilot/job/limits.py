@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -191,13 +192,13 @@ def _whole(bound: _Bound | None) -> int | None:
 
 def _memory_breach(limits: Limits, sample: Sample) -> Breach | None:
     if _over(sample.container_bytes, limits.container_bytes):
-        text = f"the container uses {_mb(sample.container_bytes)}, {_mb(limits.container_bytes)} allowed"
+        text = f"the container uses {_mb(sample.container_bytes, up=True)}, {_mb(limits.container_bytes)} allowed"
         return _breach(
             limits, BreachKind.CONTAINER_MEMORY, PilotError.PAYLOAD_EXCEEDED_MAX_MEM, "container_bytes", text
         )
     if _over(sample.memory_bytes, limits.memory_bytes):
         kind = sample.memory_kind
-        text = f"the payload uses {_mb(sample.memory_bytes)} ({kind}), {_mb(limits.memory_bytes)} allowed"
+        text = f"the payload uses {_mb(sample.memory_bytes, up=True)} ({kind}), {_mb(limits.memory_bytes)} allowed"
         return _breach(limits, BreachKind.MEMORY, PilotError.PAYLOAD_EXCEEDED_MAX_MEM, "memory_bytes", text)
     return None
 
@@ -211,16 +212,16 @@ def _time_breach(limits: Limits, sample: Sample) -> Breach | None:
 
 def _disk_breach(limits: Limits, sample: Sample) -> Breach | None:
     if _over(sample.workdir_bytes, limits.workdir_bytes):
-        text = f"{_mb(sample.workdir_bytes)} in the work folder, {_mb(limits.workdir_bytes)} allowed"
+        text = f"{_mb(sample.workdir_bytes, up=True)} in the work folder, {_mb(limits.workdir_bytes)} allowed"
         return _breach(limits, BreachKind.WORKDIR, PilotError.WORKDIR_TOO_LARGE, "workdir_bytes", text)
     if _over(sample.inodes, limits.inodes):
         text = f"{sample.inodes} files and folders in the work folder, {limits.inodes} allowed"
         return _breach(limits, BreachKind.WORKDIR, PilotError.WORKDIR_TOO_LARGE, "inodes", text)
     if _over(sample.stdout_bytes, limits.stdout_bytes):
-        text = f"{_mb(sample.stdout_bytes)} written to stdout or stderr, {_mb(limits.stdout_bytes)} allowed"
+        text = f"{_mb(sample.stdout_bytes, up=True)} written to stdout or stderr, {_mb(limits.stdout_bytes)} allowed"
         return _breach(limits, BreachKind.STDOUT, PilotError.STDOUT_TOO_BIG, "stdout_bytes", text)
     if _over(sample.output_bytes, limits.output_bytes):
-        text = f"an output file has {_mb(sample.output_bytes)}, {_mb(limits.output_bytes)} allowed"
+        text = f"an output file has {_mb(sample.output_bytes, up=True)}, {_mb(limits.output_bytes)} allowed"
         return _breach(limits, BreachKind.OUTPUT, PilotError.OUTPUT_FILE_TOO_LARGE, "output_bytes", text)
     return None
 
@@ -244,5 +245,7 @@ def _over(used: float | None, allowed: float | None) -> bool:
     return used is not None and allowed is not None and used > allowed
 
 
-def _mb(size_bytes: int | None) -> str:
-    return f"{(size_bytes or 0) / (1 << 20):.0f} MB"
+def _mb(size_bytes: int | None, *, up: bool = False) -> str:
+    """Whole MB. A use is rounded up and a limit down, so that what is too much also looks it."""
+    size_mb = (size_bytes or 0) / (1 << 20)
+    return f"{math.ceil(size_mb) if up else math.floor(size_mb)} MB"

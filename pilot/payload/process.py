@@ -27,6 +27,7 @@ from pilot.runtime.stop import Deadline, Stop, StopKind, StopReason
 _PR_SET_CHILD_SUBREAPER = 36
 KILL_WAIT_S = 5.0  # for a process to vanish after SIGKILL; only one stuck in the kernel takes longer
 INIT_WAIT_S = 2.0
+OOM_SCORE_ADJ = "500"
 # What carries a container: not the payload's, and not to be ended before it.
 CONTAINER_COMMS = frozenset(
     {"appinit", "starter", "starter-suid", "squashfuse_ll", "fuse-overlayfs", "apptainer", "singularity"}
@@ -133,11 +134,15 @@ def _collect(pid: int) -> float | None:
 
 
 def guarded(argv: tuple[str, ...]) -> tuple[str, ...]:
-    """``argv`` so that it dies with the pilot, can gain no privileges and leaves no core file (util-linux does it)."""
-    setpriv, prlimit = shutil.which("setpriv", path=DEFAULT_PATH), shutil.which("prlimit", path=DEFAULT_PATH)
+    """``argv`` so that it dies with the pilot, can gain no privileges and leaves no core file (util-linux does it).
+
+    Where the kernel has to kill one process of the container for memory, it is to be the payload's and not the pilot.
+    """
+    setpriv, prlimit, choom = (shutil.which(name, path=DEFAULT_PATH) for name in ("setpriv", "prlimit", "choom"))
     if not setpriv or not prlimit:
         raise PayloadError(PilotError.SETUP_FAILURE, "setpriv and prlimit are missing here; install util-linux")
-    return (setpriv, "--pdeathsig", "KILL", "--no-new-privs", "--", prlimit, "--core=0:0", "--", *argv)
+    victim = (choom, "-n", OOM_SCORE_ADJ, "--") if choom else ()
+    return (setpriv, "--pdeathsig", "KILL", "--no-new-privs", "--", prlimit, "--core=0:0", "--", *victim, *argv)
 
 
 class Guard:

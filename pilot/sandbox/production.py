@@ -84,8 +84,11 @@ class Production:
             arguments += ["--db", self._registry.url]
         self._inside("python3", "-m", "minirc2.make_repo", *arguments)
 
-    def submission(self) -> list[dict[str, Any]]:
-        """The jobs of a real ``bps submit``, parents before children, as ``pilot-sandbox submit`` takes them."""
+    def submission(self, *options: str) -> list[dict[str, Any]]:
+        """The jobs of a real ``bps submit``, parents before children, as ``pilot-sandbox submit`` takes them.
+
+        ``options`` go to ``bps submit``, for instance ``--extra-qgraph-options``.
+        """
         nowhere = "https://127.0.0.1:1/server/panda"
         variables = {
             "MINIRC2_RUNNER": self._runner,
@@ -94,7 +97,8 @@ class Production:
             "PANDACACHE_URL": nowhere,
             "HOME": "/submit",
         }
-        self._inside("bps", "--log-level", "WARNING", "submit", "/opt/minirc2/bps/minirc2.yaml", variables=variables)
+        command = ("bps", "--log-level", "WARNING", "submit", *options, "/opt/minirc2/bps/minirc2.yaml")
+        self._inside(*command, variables=variables)
         found = sorted(self._submit_folder.rglob("panda_jobs.json"))
         if not found:
             raise ProductionError(f"bps submit left no panda_jobs.json in {self._submit_folder}")

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from pilot.job.model import Attempt, Job, Resources
+from pilot.job.outcome import PayloadFacts, judge
 from pilot.job.queue import Queue, QueueStatus
 from pilot.payload.runtime import PayloadConfig, PayloadRunner
 from pilot.runtime.stop import Stop, StopKind, StopReason
@@ -73,7 +74,11 @@ def run_payload(root: Path, text: str, stop: Stop) -> dict[str, Any]:
     queue = Queue("GUARD", "GUARD", "GUARD", True, QueueStatus.ONLINE)
     runner = PayloadRunner(PayloadConfig(queue, root / "images", root / "transforms"), Stores({}))
     end = runner.prepare(job, folder, stop).run(stop)
+    facts = PayloadFacts(end.exit_code, end.signal, end.oom_kills, breach=end.breach, first_error=end.first_error)
+    error = judge(facts).pilot_error
     return {
+        "code": error.code if error else None,
+        "words": str(error or ""),
         "breach": str(end.breach) if end.breach else None,
         "oom_kills": end.oom_kills,
         "exit_code": end.exit_code,
