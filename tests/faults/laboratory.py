@@ -31,6 +31,7 @@ from pilot.job.endpoint import deterministic_path
 from pilot.runtime.probe import Point
 from pilot.sandbox.cric_server import DATA_BUCKET, DATA_ENDPOINT, LOG_BUCKET, LOG_ENDPOINT
 from pilot.sandbox.faults import make_fault
+from pilot.sandbox.stores import StoreUnavailable
 from pilot.sandbox.submission import check_submission
 from pilot.sandbox.world import World
 from tests.faults.checker import FINAL_STATES, Evidence, violations
@@ -50,8 +51,8 @@ FAKETIME = (
 )
 # Everything in a pilot's life shortened, so that a run takes seconds.
 OPTIONS = {
-    "max-jobs": 1, "max-empty": 2, "empty-wait-s": 0.1, "time-floor-s": 0, "heartbeat": 0.3, "start-wait-s": 4,
-    "log-retry-s": 1.5, "final-retry-s": 4, "payload-grace-s": 0.3, "shutdown-s": 3, "runtime": "plain",
+    "max-jobs": 1, "max-empty": 2, "empty-wait-s": 0.1, "time-floor-s": 0, "heartbeat": 0.3, "start-wait-s": 3,
+    "log-retry-s": 1.5, "final-retry-s": 2.5, "payload-grace-s": 0.3, "shutdown-s": 3, "runtime": "plain",
 }  # fmt: skip
 PILOT_LIMIT_S = 40.0  # a pilot that lives longer hangs
 PILOTS_MOST = 8
@@ -107,8 +108,8 @@ class Laboratory:
         data = self.folder / "world" / "s3" / DATA_BUCKET / deterministic_path(SCOPE, INPUT)
         data.parent.mkdir(parents=True)
         data.write_bytes(content)
-        world = World(self.folder / "world", store_fronts=True, adder_delay_s=0.0)
-        self.world = self._stack.enter_context(world)
+        self.world = self._new_world()
+        self._stack.callback(self.world.stop)
         self.world.cric.set_queue(QUEUE, {})
         return self
 
@@ -116,6 +117,17 @@ class Laboratory:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stack.close()
+
+    def _new_world(self) -> World:
+        """A sandbox; a second and third try when another took a port that had been found free."""
+        for tries_left in (2, 1, 0):
+            world = World(self.folder / "world", store_fronts=True, adder_delay_s=0.0)
+            try:
+                return world.__enter__()
+            except (OSError, StoreUnavailable):
+                if not tries_left:
+                    raise
+        raise AssertionError
 
     def run(self, plan: Plan) -> Result:
         """Carry out one plan and judge it."""
@@ -276,8 +288,7 @@ class _Run:
                 process.kill()
             process.wait()
         self._note(f"pilot {self.pilots} left with {process.returncode}")
-        if self._volume:
-            self._volume.free()
+        self._mend_late()
 
     def _attend(self, process: subprocess.Popen[bytes]) -> None:
         end_s = time.monotonic() + PILOT_LIMIT_S
@@ -375,8 +386,7 @@ class _Run:
             case Fault.ENOSPC:
                 assert self._volume is not None
                 self._volume.fill()
-                if strike.variant != "late":
-                    self._later(strike, self._volume.free)
+                self._later(strike, self._volume.free)
             case Fault.FSYNC_EIO:
                 return f"fsync {EVERY if strike.variant == 'always' else 1}"
             case Fault.CLOCK_STEP:
@@ -419,8 +429,10 @@ class _Run:
         self.world.faults.clear()
 
     def _later(self, strike: Strike, action: Callable[[], object]) -> None:
+        """Mend in the strike's time, or when this pilot has left."""
+        due_s = float("inf") if strike.variant == "late" else time.monotonic() + strike.lasts_s
         with self._lock:
-            self._mends.append(_Mend(time.monotonic() + strike.lasts_s, action))
+            self._mends.append(_Mend(due_s, action))
 
     def _mend_due(self, now_s: float | None = None) -> None:
         with self._lock:
@@ -432,6 +444,14 @@ class _Run:
 
     def _mend_all(self) -> None:
         self._mend_due(float("inf"))
+
+    def _mend_late(self) -> None:
+        """A pilot has left: what outlasted it is mended, the rest has its own time."""
+        with self._lock:
+            for mend in self._mends:
+                if mend.due_s == float("inf"):
+                    mend.due_s = 0.0
+        self._mend_due()
 
     # --- what is seen
 

@@ -39,7 +39,7 @@ class Strike:
     """One fault at the ``nth`` time a point is reached. ``lasts_s``: until it is mended.
 
     ``variant`` is what a fault leaves open: ``commit`` (the server acts before it misbehaves), ``always`` (each fsync from
-    then on), ``back`` (the clock goes back), ``late`` (the disk stays full until the pilot has left).
+    then on), ``back`` (the clock goes back), ``late`` (mended only when the pilot has left: it outlasts every patience).
     """
 
     point: Point
@@ -81,6 +81,9 @@ def _names(value: Any) -> Any:
 
 
 _VARIANTS = {
+    Fault.SERVER_REFUSED: ("", "", "late"),
+    Fault.SERVER_5XX: ("", "", "late"),
+    Fault.STORAGE_503: ("", "", "late"),
     Fault.SERVER_HANGS: ("", "commit"),
     Fault.MALFORMED_ANSWER: ("", "commit"),
     Fault.FSYNC_EIO: ("", "always"),
@@ -110,20 +113,47 @@ def single_plans(seed: int) -> list[Plan]:
 
 
 def pair_plans(seed: int, count: int) -> list[Plan]:
-    """Seeded pairs: two faults at two points, or the second at the next time the same point is reached."""
+    """Seeded pairs: two faults at two points, or at one, together or the second when it is reached again."""
     return [_pair(seed, number) for number in range(count)]
 
 
 def _pair(seed: int, number: int) -> Plan:
+    """Two strikes of which the first does not keep the second from being reached, as far as the points alone tell."""
     rng = random.Random(f"{seed} pair {number}")
-    first = rng.choice(list(Point))
-    second = first if rng.random() < 0.25 else rng.choice(list(Point))
-    faults = rng.choice(list(Fault)), rng.choice(list(Fault))
-    return _plan(
-        seed,
-        f"pair-{number}",
-        [(first, faults[0], 1), (second, faults[1], 2 if second is first else rng.choice((1, 1, 2)))],
-    )
+    while True:
+        first = rng.choice(list(Point))
+        second = first if rng.random() < 0.25 else rng.choice(list(Point))
+        faults = rng.choice(list(Fault)), rng.choice(list(Fault))
+        if first is second or not _in_the_way(*sorted([(first, faults[0]), (second, faults[1])], key=_position)):
+            break
+    nth = rng.choice((1, 1, 1, 2)) if second is first else 1
+    return _plan(seed, f"pair-{number}", [(first, faults[0], 1), (second, faults[1], nth)])
+
+
+_POSITIONS = {point: position for position, point in enumerate(Point)}
+_ENDING = frozenset(
+    {Fault.KILL, Fault.SIGTERM, Fault.STORAGE_403, Fault.ENOSPC, Fault.FSYNC_EIO, Fault.CLOCK_STEP}
+)  # a job or a pilot ends of these, so that the stages that follow are not reached
+_UPLOADS = frozenset({Point.UPLOAD_BEGUN, Point.UPLOAD_MIDWAY, Point.UPLOAD_SENT})
+_STOPPED = frozenset(
+    {Point.BREACH_SEEN, Point.KILL_RECEIVED}
+)  # such a payload does not end by itself: nothing to upload
+
+
+def _position(strike: tuple[Point, Fault]) -> int:
+    return _POSITIONS[strike[0]]
+
+
+def _in_the_way(earlier: tuple[Point, Fault], later: tuple[Point, Fault]) -> bool:
+    points = {earlier[0], later[0]}
+    if points == _STOPPED or (points & _STOPPED and points & _UPLOADS):
+        return True
+    if earlier[1] not in _ENDING or _position(earlier) >= _POSITIONS[Point.PAYLOAD_EXITED]:
+        return False
+    # A successor does not go through what comes before the logs; and a job whose answer was lost is nobody's.
+    if earlier[0] is Point.ACQUIRE_ASKING:
+        return False
+    return earlier[0] is Point.ACQUIRE_ANSWERED or _position(later) <= _POSITIONS[Point.UPLOAD_SENT]
 
 
 def sample(plans: list[Plan], seed: int, count: int) -> list[Plan]:
