@@ -29,9 +29,8 @@ from pilot.runtime.clock import utc_now
 from pilot.runtime.events import redactor, start_logging
 from pilot.runtime.http import OversizedAnswer, Timeouts, TlsError, call, new_session
 from pilot.runtime.loops import run_within
-from pilot.runtime.redact import secret_parts
 from pilot.runtime.retry import RetryableError
-from pilot.runtime.secret import Secret, SecretFile
+from pilot.runtime.secret import Secret, SecretFile, tell_of_secrets
 from pilot.runtime.signals import stop_on_signals
 from pilot.runtime.stop import Stop, StopKind, Stopped
 from pilot.runtime.summary import write_summary
@@ -46,6 +45,10 @@ logger = logging.getLogger("pilot")
 
 PUSH_FILE_MAX_BYTES = 16 << 20
 SHORTEST_CERTIFICATE_S = 60.0  # one that ends sooner does not outlive even a short job's final report
+# Payload variables that are no secrets: blacked out in every log they would only hide where data are.
+OPEN_VARIABLES = frozenset(
+    ("AWS_DEFAULT_REGION", "AWS_REGION", "AWS_ENDPOINT_URL", "PGHOST", "PGPORT", "PGUSER", "PGDATABASE")
+)
 NO_COMPLAINT = frozenset({ExitCode.OK, ExitCode.SIGTERM, ExitCode.SIGINT})  # nothing is wrong that a person could mend
 
 
@@ -297,16 +300,17 @@ def _job_definition(text: str) -> dict[str, Any] | None:
 
 def _hide_secrets(settings: Settings) -> None:
     """Tell the redactor what must never leave the pilot in words."""
-    for secret in settings.payload_environment.values():
-        redactor.add(secret)
+    tell_of_secrets(redactor.learn)  # what is read, renewed or received later
+    for name, secret in settings.payload_environment.items():
+        if name not in OPEN_VARIABLES:
+            redactor.add(secret)
     files = (settings.token_file, settings.s3_key_file, settings.x509_proxy, settings.key)
     for path in (*files, settings.google_application_credentials):
         try:
             text = SecretFile(path).read() if path else Secret("")
         except OSError:
             continue  # whoever needs the file says what is wrong with it
-        for secret in secret_parts(text):
-            redactor.add(secret)
+        redactor.learn(text, for_good=True)
 
 
 def _summarize(settings: Settings, worker: Worker, end: WorkerEnd | None) -> None:

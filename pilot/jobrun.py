@@ -20,7 +20,7 @@ from pilot.heartbeat import Heartbeat
 from pilot.job.errors import Diagnosis, PilotError, StageError
 from pilot.job.model import ApiGeneration, Attempt, Job, MalformedJob
 from pilot.job.outcome import Outcome, PayloadFacts, StopCause, failed, judge, outcome_record, with_error
-from pilot.job.parse import parse_job, without_secrets
+from pilot.job.parse import parse_job, secret_texts, without_secrets
 from pilot.job.report import (
     DIAG_MAX_CHARS,
     FieldValue,
@@ -49,11 +49,12 @@ from pilot.ports import (
 )
 from pilot.recovery import Unfinished
 from pilot.runtime.clock import monotonic_s, server_time, utc_now
-from pilot.runtime.events import log_to_file
+from pilot.runtime.events import log_to_file, redactor
 from pilot.runtime.journal import Event, Journal
 from pilot.runtime.loops import Helper, Helpers, run_stage
 from pilot.runtime.probe import Point, probe
 from pilot.runtime.retry import RetryableError, RetryPolicy, retry_call
+from pilot.runtime.secret import Secret
 from pilot.runtime.stop import Stop, StopKind, Stopped, StopReason
 from pilot.runtime.workdir import JobFolder, WorkVolume
 
@@ -136,6 +137,7 @@ def run_job(
         logger.error("the server sent a job that names no PandaID: %s", parsed.diagnosis)
         return None
     with ExitStack() as closing:
+        closing.enter_context(redactor.knowing(Secret(text) for text in secret_texts(acquired.definition)))
         try:
             folder = volume.open_job(parsed.attempt)
             journal = Journal(folder.journal)
@@ -244,7 +246,7 @@ class JobRun:
             logger.info("job %s: %s%s", self._attempt, outcome.state.value, _words(outcome))
             report_first = self._hurried() and outcome.state is JobState.FAILED
             logs = LogsStored(None) if report_first else self._store_logs(helpers)
-            outcome = self._proven(outcome, logs)
+            outcome = _without_secrets(self._proven(outcome, logs))
             self._end_heartbeat(helpers)
             delivery = self._report(outcome, logs)
             if report_first:
@@ -352,7 +354,7 @@ class JobRun:
         probe(Point.PAYLOAD_STARTING)
         end = self._timed("payload_s", lambda: prepared.run(self._stop, self._payload_started))
         self._usage = end.usage
-        outcome = judge(self._facts(end))
+        outcome = _without_secrets(judge(self._facts(end)))
         self._journal.append(Event.PAYLOAD_EXITED, outcome=outcome_record(outcome), usage=asdict(end.usage))
         probe(Point.PAYLOAD_EXITED)
         return outcome
@@ -553,6 +555,17 @@ def _disk_diagnosis(error: OSError) -> Diagnosis:
     return Diagnosis(PilotError.NO_LOCAL_SPACE if full else PilotError.FILE_HANDLING_FAILURE, detail)
 
 
+def _without_secrets(outcome: Outcome) -> Outcome:
+    """The outcome as it may be journalled, reported and shown: it quotes payloads, stores and servers."""
+    error = outcome.pilot_error
+    return replace(
+        outcome,
+        pilot_error=error and replace(error, detail=redactor.clean(error.detail)),
+        exe_error_diag=redactor.clean(outcome.exe_error_diag),
+        notes={name: redactor.clean(text) for name, text in outcome.notes.items()},
+    )
+
+
 def _words(outcome: Outcome) -> str:
     return f" ({outcome.pilot_error.code}: {outcome.pilot_error})" if outcome.pilot_error else ""
 
@@ -561,7 +574,7 @@ def _report_without_folder(
     attempt: Attempt, api: ApiGeneration, parts: JobParts, worker_stop: Stop, error: OSError
 ) -> JobRecord:
     """The work volume takes nothing: the job is reported failed all the same, straight from memory."""
-    outcome = failed(_disk_diagnosis(error))
+    outcome = _without_secrets(failed(_disk_diagnosis(error)))
     log_url = parts.logs.url(attempt.panda_id)
     logger.error("job %s: no folder can be made for it: %s", attempt, outcome.pilot_error)
     body = update_fields(attempt, JobState.FAILED, parts.identity, log_url)

@@ -5,8 +5,10 @@ The dictionary is hostile input: names are checked, numbers are read from number
 
 from __future__ import annotations
 
+import base64
+import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pilot.job.errors import Diagnosis, PilotError
@@ -18,6 +20,9 @@ FILES_MAX = 10_000
 INTEGER_MAX_BITS = 63
 MEGABYTE = 1 << 20
 SECRET_KEYS = frozenset({"secrets", "pilotSecrets", "credname", "myproxy"})
+SECRETS_MAX = 256
+SECRET_MAX_CHARS = 64 << 10
+_FILE_MARK = "___file___"  # of a secret's name: its value is a file in base64 (server rule)
 RESERVED_LOG_NAMES = frozenset({"pilotlog.txt", "payload.stdout", "payload.stderr"})  # objects beside log.tgz
 _NOTHING = frozenset({"", "null", "none"})
 _LFN = re.compile(r"[A-Za-z0-9_.+:@#%=~-]+(?:[ A-Za-z0-9_.+:@#%=~,-]*[A-Za-z0-9_.+:@#%=~-])?", re.ASCII)
@@ -35,6 +40,38 @@ class _Unfit(Exception):
 def without_secrets(definition: Mapping[str, Any]) -> dict[str, Any]:
     """The definition as it may be journalled and logged."""
     return {key: value for key, value in definition.items() if key not in SECRET_KEYS}
+
+
+def secret_texts(definition: object) -> tuple[str, ...]:
+    """The texts of ``secrets`` and ``pilotSecrets`` (a mapping, usually as JSON text), those in files too. Total and bounded."""
+    if not isinstance(definition, Mapping):
+        return ()
+    found: dict[str, None] = {}
+    for key in ("secrets", "pilotSecrets"):
+        value = definition.get(key)
+        if isinstance(value, str) and len(value) <= TEXT_MAX_CHARS:
+            try:
+                value = json.loads(value)
+            except (ValueError, RecursionError):
+                pass  # no JSON: the text itself is secret
+        found |= dict.fromkeys(_texts_in(value, "", 8))
+    return tuple(text for text in found if len(text) <= SECRET_MAX_CHARS)[:SECRETS_MAX]
+
+
+def _texts_in(value: object, name: str, depth: int) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+        if name.startswith(_FILE_MARK):
+            try:
+                yield base64.b64decode(value, validate=True).decode("utf-8", "surrogateescape")
+            except ValueError:
+                return
+    elif depth and isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _texts_in(inner, str(key), depth - 1)
+    elif depth and isinstance(value, list):
+        for inner in value:
+            yield from _texts_in(inner, name, depth - 1)
 
 
 def parse_job(definition: object) -> Job | MalformedJob:

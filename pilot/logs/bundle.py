@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from pilot.logs.collect import bundle_members
+from pilot.runtime.events import redactor
 from pilot.runtime.stop import Stop
 from pilot.runtime.workdir import JobFolder
 from pilot.storage.checksum import Checksums
@@ -28,7 +29,7 @@ class Bundle:
 
 
 def make_bundle(folder: JobFolder, lfn: str, top: str, left_out: frozenset[str], stop: Stop) -> Bundle:
-    """Write ``logs/<lfn>`` with everything below the folder ``top``. Raises OSError (full disk), Stopped."""
+    """Write ``logs/<lfn>`` with everything below the folder ``top``, secrets masked. Raises OSError (full disk), Stopped."""
     path = folder.logs / lfn
     with path.open("wb") as raw:
         measured = _Measured(raw)
@@ -38,8 +39,8 @@ def make_bundle(folder: JobFolder, lfn: str, top: str, left_out: frozenset[str],
         ):
             for name, file in bundle_members(folder, left_out):
                 stop.check()
-                with file:
-                    _add(archive, f"{top}/{name}", file)
+                with redactor.reading(file) as shown:
+                    _add(archive, f"{top}/{redactor.clean(name)}", shown)
     return Bundle(path, measured.size_bytes, measured.checksums.adler32)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from pilot.logs.collect import LogFile, log_files
 from pilot.runtime.clock import monotonic_s
+from pilot.runtime.events import redactor
 from pilot.runtime.stop import Stop
 from pilot.runtime.workdir import JobFolder
 from pilot.storage.store import LocalFileError, StoreError
@@ -40,7 +41,8 @@ def follow(folder: JobFolder, show: Callable[[LogFile, io.BytesIO], None], stop:
 
 
 def _tail(file: LogFile) -> io.BytesIO:
-    with file.open() as opened:
+    """The end of a log, secrets masked: also one that is cut by the tail's beginning or not yet written to its end."""
+    with redactor.reading(file.open()) as opened:
         size_bytes = os.fstat(opened.fileno()).st_size
         opened.seek(max(0, size_bytes - TAIL_BYTES))
         return io.BytesIO(opened.read(TAIL_BYTES))

@@ -19,6 +19,7 @@ from pilot.logs.bundle import Bundle, make_bundle
 from pilot.logs.collect import TEXT_TYPE, LogFile, log_files
 from pilot.logs.pump import follow
 from pilot.ports import LogsStored
+from pilot.runtime.events import redactor
 from pilot.runtime.probe import Point, probe
 from pilot.runtime.retry import LOG_UPLOAD, RetryPolicy
 from pilot.runtime.stop import Deadline, Stop, Stopped
@@ -85,9 +86,9 @@ class PublicLogs:
         return f"{self.door_url.rstrip('/')}/{log_object(self.queue_name, panda_id, name)}"
 
     def _upload(self, panda_id: int, file: LogFile, time: Deadline, stop: Stop) -> str:
-        """One text; the problem in words, empty when it is stored."""
+        """One text, secrets masked; the problem in words, empty when it is stored."""
         try:
-            with file.open() as opened:
+            with redactor.reading(file.open()) as opened:
                 send(
                     self.stores,
                     opened,

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from pilot.job.errors import ExitCode, PilotCannotWork
 from pilot.runtime.clock import utc_now
-from pilot.runtime.secret import MAX_SECRET_FILE_BYTES, SecretFile
+from pilot.runtime.secret import MAX_SECRET_FILE_BYTES, Secret, SecretFile, came_to_know
 
 FileStamp = tuple[int, int, int]
 
@@ -51,6 +51,7 @@ class X509Credentials:
         """Raises CredentialsUnusable unless OpenSSL can load both without asking anybody for a pass phrase."""
         _read_pem(self.cert_path, b"-----BEGIN CERTIFICATE-----", "certificate")
         key = _read_pem(self.key_path, b"PRIVATE KEY-----", "private key")
+        came_to_know(Secret(key.decode("utf-8", "replace").strip()))  # requests will read the file itself
         if b"BEGIN ENCRYPTED PRIVATE KEY" in key or b"Proc-Type: 4,ENCRYPTED" in key:
             raise CredentialsUnusable(
                 f"The private key in {self.key_path} is protected by a pass phrase, which a pilot cannot type: "

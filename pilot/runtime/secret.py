@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
@@ -44,6 +45,20 @@ class Secret:
         raise TypeError("a Secret is not pickled")
 
 
+_told: list[Callable[[Secret], None]] = []
+
+
+def tell_of_secrets(listener: Callable[[Secret], None]) -> None:
+    """From now on ``listener`` (the redactor) hears of every credential that is read, renewed or received."""
+    _told[:] = [listener]
+
+
+def came_to_know(secret: Secret) -> None:
+    """Announce a credential: the text of a file, or a token a server gave us."""
+    for listener in _told:
+        listener(secret)
+
+
 class SecretFile:
     """A secret that lives in a file and may be rotated under us (kubelet replaces mounted secrets)."""
 
@@ -67,5 +82,6 @@ class SecretFile:
                     raise OSError(f"{self.path} is not a regular file")
                 text = file.read(MAX_SECRET_FILE_BYTES).decode("utf-8", "replace").strip()
             self._secret = Secret(text)
+            came_to_know(self._secret)
             self._seen = (status.st_ino, status.st_mtime_ns, status.st_size)
         return self._secret

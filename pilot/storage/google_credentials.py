@@ -15,7 +15,7 @@ from google.auth.credentials import AnonymousCredentials
 from google.oauth2 import service_account
 
 from pilot.runtime.http import OversizedAnswer, Timeouts, TlsError, TransportError, call, new_session
-from pilot.runtime.secret import SecretFile
+from pilot.runtime.secret import Secret, SecretFile, came_to_know
 from pilot.storage.store import MissingCredentials
 
 SCOPE = "https://www.googleapis.com/auth/devstorage.read_write"
@@ -28,12 +28,20 @@ def from_key_file(key_file: SecretFile) -> Any:
     """Credentials of a service account's JSON key (what GOOGLE_APPLICATION_CREDENTIALS names). Raises MissingCredentials."""
     try:
         key = json.loads(key_file.read().reveal())
-        return service_account.Credentials.from_service_account_info(key, scopes=[SCOPE])  # type: ignore[no-untyped-call]
+        return _KeyCredentials.from_service_account_info(key, scopes=[SCOPE])  # type: ignore[no-untyped-call]
     except OSError as error:
         raise MissingCredentials(f"the Google key file {key_file.path} cannot be read: {error.strerror}") from error
     except (ValueError, TypeError, AttributeError, google.auth.exceptions.GoogleAuthError):
         # Chained to nothing: a parser's message may quote the key.
         raise MissingCredentials(f"{key_file.path} is not a Google service account key (JSON)") from None
+
+
+class _KeyCredentials(service_account.Credentials):
+    """A service account by its key, whose access tokens the redactor learns."""
+
+    def refresh(self, request: Any) -> None:
+        super().refresh(request)  # type: ignore[no-untyped-call]
+        came_to_know(Secret(str(self.token)))
 
 
 def anonymous() -> Any:
@@ -69,6 +77,7 @@ class WorkloadIdentity(google.auth.credentials.Credentials):
         try:
             token = json.loads(answer.body)
             self.token = str(token["access_token"])
+            came_to_know(Secret(self.token))
             lifetime = datetime.timedelta(seconds=float(token["expires_in"]))
         except (ValueError, TypeError, KeyError):
             raise _no_token("the metadata server's token is unreadable", False) from None

@@ -1,16 +1,24 @@
 from __future__ import annotations
 
 import base64
+import html
+import io
 import json
 import os
+import re
+import shlex
+import subprocess
+import threading
+from pathlib import Path
 from urllib.parse import quote, quote_plus, urlencode
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pilot.runtime.redact import MASK, Redactor, secret_parts
-from pilot.runtime.secret import Secret
+from pilot.runtime.redact import MASK, NEEDLE_MAX_BYTES, RECENT_FILES, Redactor, secret_parts
+from pilot.runtime.secret import Secret, SecretFile, came_to_know, tell_of_secrets
+from tests.bench.redaction import run_cases
 
 WORD = "s3cr3t/with+odd=chars & blank"
 
@@ -84,6 +92,157 @@ def test_a_secret_that_is_no_unicode_is_taken_out_too(secret: str) -> None:
     assert knowing(secret).clean(f"x{secret}y") == f"x{MASK}y"
 
 
+AWKWARD = 'it\'s "5" <of> $HOME & `both`\\/!'
+
+
+@pytest.mark.parametrize(
+    "shown",
+    [
+        shlex.quote(AWKWARD),
+        "'" + AWKWARD.replace("'", "'\\''") + "'",
+        '"' + re.sub(r'([\\"$`])', r"\\\1", AWKWARD) + '"',
+        json.dumps(AWKWARD).replace("/", "\\/"),
+        json.dumps(AWKWARD).replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"),
+        html.escape(AWKWARD),
+        html.escape(AWKWARD, quote=False),
+        repr(AWKWARD.encode()),
+        quote(AWKWARD, safe="!~*'()"),
+        re.sub("%..", lambda code: code[0].lower(), quote_plus(AWKWARD)),
+    ],
+)
+def test_a_secret_is_taken_out_between_any_quotes(shown: str) -> None:
+    assert re.fullmatch(r"b?['\"]*\*\*\*['\"]*", knowing(AWKWARD).clean(shown))
+
+
+def test_a_shells_own_words_for_a_secret_are_known() -> None:
+    script = 'set -x; : "$1"; printf "%q\\n" "$1"; echo "$1" | base64; printf %s "$1" | base64 -w 64'
+    done = subprocess.run(["bash", "-c", script, "bash", AWKWARD * 3], capture_output=True, text=True, check=True)
+    for line in knowing(AWKWARD * 3).clean(done.stdout + done.stderr).splitlines():
+        assert re.fullmatch(r"\+ (:|echo|printf .*) '\*\*\*'|\+ base64.*|'?(\*\*\*)?'?[\w=]{0,4}", line)
+
+
+def test_secrets_that_overlap_leave_nothing_of_each_other() -> None:
+    assert knowing("abcdefgh", "efghijkl").clean("<abcdefghijkl>") == f"<{MASK}>"
+
+
+def test_what_a_cut_left_of_a_secret_is_taken_out_too() -> None:
+    token = "eyJhbGciOiJSUzI1NiJ9." + "x1y2z3" * 300
+    assert knowing(token).clean(f"refused: {token}"[:200]) == f"refused: {MASK}"
+    assert knowing(WORD).clean(f"refused: {WORD[:10]}") == f"refused: {MASK}"
+    assert token[:40] not in knowing(token).clean(f"{token[: NEEDLE_MAX_BYTES + 10]} and more")
+
+
+def test_long_secrets_in_any_letters_are_taken_out() -> None:
+    secret = "пароль" * 100
+    assert knowing(secret).clean(f"<{secret}>") == f"<{MASK}>"
+    assert MASK in knowing(secret).clean(secret[:150] + "end")  # no piece ends within a letter, or it is shown as bytes
+
+
+# --- streams and files ------------------------------------------------------------------------------------------------
+
+
+def test_no_random_secret_leaks_in_any_encoding_and_chunking() -> None:
+    assert run_cases(20_000, seed=20_000_000) == []
+
+
+def test_every_split_of_a_needle_is_seen() -> None:
+    data = b"before " + WORD.encode() + b" after"
+    redactor = knowing(WORD)
+    for first in range(len(data)):
+        for second in range(first, len(data)):
+            stream = redactor.stream()
+            shown = [stream.feed(data[:first]), stream.feed(data[first:second]), stream.feed(data[second:])]
+            assert b"".join([*shown, stream.flush()]) == b"before " + b"*" * len(WORD) + b" after"
+
+
+def test_a_stream_without_secrets_holds_nothing_back() -> None:
+    stream = Redactor().stream()
+    assert stream.feed(b"at once") == b"at once"
+    assert stream.flush() == b""
+
+
+def test_a_file_has_as_many_bytes_as_before_and_is_read_in_any_order(tmp_path: Path) -> None:
+    content = (b"x" * 70_000).join([b"", WORD.encode(), WORD.encode(), b""])
+    path = tmp_path / "log"
+    path.write_bytes(content)
+    expected = content.replace(WORD.encode(), b"*" * len(WORD))
+    with knowing(WORD).reading(path.open("rb")) as file:
+        assert file.seek(0, io.SEEK_END) == len(content)
+        for start in (0, 70_000, 70_010, 69_990, len(content) - 5, 3):
+            file.seek(start)
+            assert file.read(100) == expected[start : start + 100]
+        file.seek(0)
+        assert file.read() == expected
+        assert os.fstat(file.fileno()).st_size == len(content)
+        inner = file.raw
+    assert inner.closed
+
+
+def test_a_file_that_is_being_read_is_masked_by_what_was_known_at_its_beginning() -> None:
+    redactor = knowing(WORD)
+    file = redactor.reading(io.BytesIO(b"another secret"))
+    redactor.add(Secret("another secret"))
+    assert file.read() == b"another secret"  # or a retried upload would send other bytes than were hashed
+
+
+def test_many_matches_cost_little_memory() -> None:
+    assert knowing("aaaaaa").mask(b"a" * 1_000_000) == b"*" * 1_000_000
+
+
+# --- what is known when -----------------------------------------------------------------------------------------------
+
+
+def test_secrets_for_a_time_are_forgotten_when_it_is_over() -> None:
+    redactor = knowing(WORD)
+    with redactor.knowing([Secret("for this job"), Secret(WORD)]):
+        with redactor.knowing([Secret("for this job")]):
+            assert redactor.clean(f"for this job {WORD}") == f"{MASK} {MASK}"
+        assert redactor.clean("for this job") == MASK
+    assert redactor.clean(f"for this job {WORD}") == f"for this job {MASK}"
+
+
+def test_a_renewed_token_is_known_when_it_is_read(tmp_path: Path) -> None:
+    redactor = Redactor()
+    tell_of_secrets(redactor.learn)
+    try:
+        path = tmp_path / "token"
+        file = SecretFile(path)
+        for token in ("first-token", "second-token"):
+            path.write_text(token)
+            os.utime(path, ns=(1, len(token)))
+            file.read()
+        assert redactor.clean("first-token second-token") == f"{MASK} {MASK}"
+        came_to_know(Secret("access-token"))
+        assert redactor.clean("access-token") == MASK
+    finally:
+        tell_of_secrets(lambda _secret: None)
+
+
+def test_of_renewed_tokens_the_latest_stay_known_and_what_was_there_from_the_start() -> None:
+    redactor = Redactor()
+    redactor.learn(Secret("from-the-start"), for_good=True)
+    for number in range(RECENT_FILES + 1):
+        redactor.learn(Secret("from-the-start"))
+        redactor.learn(Secret(f"token-{number:04d}"))
+    assert redactor.clean("token-0000 token-0001") == f"token-0000 {MASK}"
+    assert redactor.clean("from-the-start") == MASK
+
+
+def test_secrets_may_be_added_while_texts_are_cleaned() -> None:
+    redactor = knowing(WORD)
+
+    def add() -> None:
+        for number in range(200):
+            redactor.add(Secret(f"secret {number}"))
+
+    adding = threading.Thread(target=add)
+    adding.start()
+    while adding.is_alive():
+        assert redactor.clean(WORD) == MASK
+    adding.join()
+    assert redactor.clean("secret 199") == MASK
+
+
 # --- credential files -------------------------------------------------------------------------------------------------
 
 KEY_LINES = ["MIIEvQIBADANBgkqhkiG9w0BAQEFAASC", "BKcwggSjAgEAAoIBAQC7"]
@@ -93,9 +252,13 @@ CERTIFICATE = "-----BEGIN CERTIFICATE-----\nMIIDdzCCAl+gAwIBAgIE\n-----END CERTI
 
 def cleaned_by(file: str, text: str) -> str:
     redactor = Redactor()
-    for part in secret_parts(Secret(file.strip())):
-        redactor.add(part)
+    redactor.learn(Secret(file.strip()))
     return redactor.clean(text)
+
+
+def test_a_key_file_in_base64_is_taken_out() -> None:
+    printed = base64.encodebytes((CERTIFICATE + PEM.format("") + CERTIFICATE).encode()).decode()
+    assert len(cleaned_by(CERTIFICATE + PEM.format("") + CERTIFICATE, printed).replace(MASK, "").strip()) < 5
 
 
 @pytest.mark.parametrize("kind", ["", "RSA ", "EC "])
