@@ -10,7 +10,7 @@ PYTEST := $(BIN)/pytest -q -p no:cacheprovider
 KEEP := $(shell [ -t 0 ] && [ -z "$$CI" ] && echo --keep)
 SOURCES := pilot tests
 
-.PHONY: help setup demo demo-quick test test-unit test-integration test-e2e lint type fmt bench faults long lock clean
+.PHONY: soak help setup demo demo-quick test test-unit test-integration test-e2e lint type fmt bench faults long lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -73,6 +73,9 @@ fmt: $(STAMP) ## format the code
 
 bench: setup ## measure; writes build/bench.json and prints a table
 	@$(BIN)/python -m tests.bench
+
+soak: setup ## 500 one-second jobs in one pilot: does it grow? (ten minutes)
+	@$(BIN)/python -m tests.bench.soak
 
 lock: ## renew requirements.lock (hashed, no index URLs)
 	@$(BIN)/pip-compile -q --upgrade --generate-hashes --allow-unsafe --strip-extras --no-header --no-emit-index-url \
