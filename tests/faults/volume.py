@@ -7,7 +7,7 @@ import os
 import subprocess
 from pathlib import Path
 
-SIZE_MIB = 40
+SIZE_MIB = 64
 _HOLD = 'mount -t tmpfs -o size=$1m,mode=0755 lab "$2" && echo mounted && exec cat'
 
 
