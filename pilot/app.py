@@ -23,6 +23,7 @@ from pilot.panda.auth import Credentials, TokenCredentials, X509Credentials
 from pilot.panda.client import PandaClient
 from pilot.payload.apptainer import Bind
 from pilot.payload.process import reap_strangers
+from pilot.payload.rungs import hide_memory, level_named
 from pilot.payload.runtime import PayloadConfig, PayloadRunner
 from pilot.ports import Acquired, ServerUnreachable
 from pilot.runtime.clock import utc_now
@@ -54,6 +55,7 @@ NO_COMPLAINT = frozenset({ExitCode.OK, ExitCode.SIGTERM, ExitCode.SIGINT})  # no
 
 def run(settings: Settings) -> int:
     """One pilot process, from its settings to its exit code. Raises PilotCannotWork with the sentence for who started it."""
+    hide_memory()
     start_logging(settings.log_level)
     _hide_secrets(settings)
     volume = WorkVolume(settings.workdir)
@@ -216,8 +218,30 @@ def _payload(settings: Settings, queue: Queue, stores: Stores) -> PayloadRunner:
         looping_s=settings.looping_s,
         max_processes=settings.max_processes,
         max_inodes=settings.max_inodes,
+        required=level_named(settings.require_isolation),
+        user=settings.payload_user,
+        private=_credential_files(settings),
+        own_containers=of_queue.own_containers,
+        image_cache_limit_bytes=settings.image_cache_limit_gib << 30 or None,
+        image_key=settings.image_key,
     )
-    return PayloadRunner(config, stores)
+    runner = PayloadRunner(config, stores)
+    refusal = runner.refusal(settings.workdir)
+    if refusal:
+        raise PilotCannotWork(ExitCode.GENERAL, refusal)
+    return runner
+
+
+def _credential_files(settings: Settings) -> tuple[Path, ...]:
+    """What no payload may read."""
+    files = (
+        settings.x509_proxy,
+        settings.key,
+        settings.token_file,
+        settings.s3_key_file,
+        settings.google_application_credentials,
+    )
+    return tuple(path for path in files if path is not None)
 
 
 def _identity(settings: Settings, queue: Queue) -> Identity:
@@ -247,6 +271,7 @@ def _plan(settings: Settings, queue: Queue, server: PandaClient, stop: Stop) -> 
         time_floor_s=queue.time_floor_s if settings.time_floor_s is None else settings.time_floor_s,
         final_retry_s=settings.final_retry_s,
         disk_limit_bytes=settings.disk_limit_mib * MEGABYTE if settings.disk_limit_mib else None,
+        min_free_bytes=settings.min_free_mib * MEGABYTE,
         push_job=_push_job(settings, server, stop) if settings.job and not settings.recover_only else None,
         recover_only=settings.recover_only,
     )

@@ -140,7 +140,7 @@ def run_job(
         closing.enter_context(redactor.knowing(Secret(text) for text in secret_texts(acquired.definition)))
         try:
             folder = volume.open_job(parsed.attempt)
-            journal = Journal(folder.journal)
+            journal = Journal(folder.journal, volume.release_reserve)
             closing.callback(journal.close)
             probe(Point.ACQUIRE_ANSWERED)
             journal.append(
@@ -171,7 +171,7 @@ def finish_job(
         return None
     with ExitStack() as closing:
         try:
-            journal = Journal(folder.journal)
+            journal = Journal(folder.journal, volume.release_reserve)
             closing.callback(journal.close)
             closing.enter_context(log_to_file(folder.pilot_log))
         except OSError as error:

@@ -55,12 +55,16 @@ class Bind:
 
 @dataclass(frozen=True, slots=True)
 class QueueSettings:
-    """What the settings file says of one queue. ``payload_env``: names passed through; None: the default list."""
+    """What the settings file says of one queue. ``payload_env``: names passed through; None: the default list.
+
+    ``own_containers``: payloads start containers of their own, so that rung C, which forbids it, is not for them.
+    """
 
     image: str | None = None
     payload_env: tuple[str, ...] | None = None
     payload_env_set: Mapping[str, str] = field(default_factory=dict)
     binds: tuple[Bind, ...] = ()
+    own_containers: bool = False
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,9 @@ class Settings:
     resource_type: str | None
     image: str | None
     runtime: str
+    require_isolation: str
+    payload_user: str | None
+    image_key: Path | None
     server: tuple[str, ...]
     api: str
     cert: Path | None
@@ -111,6 +118,7 @@ class Settings:
     config: Path | None
     workdir: Path
     image_cache: Path
+    image_cache_limit_gib: int
     summary: Path | None
     log_level: str
     harvester_id: str | None
@@ -120,6 +128,7 @@ class Settings:
     node: str
     version_tag: str
     disk_limit_mib: int | None
+    min_free_mib: int
     realtime_logfiles: str
     submit_mode: str
     recover_only: bool
@@ -262,7 +271,11 @@ def _queue_settings(where: str, entry: Any) -> QueueSettings:
     binds = entry.get("binds") or []
     if not isinstance(binds, list):
         raise SettingsError(f"{where}: binds is not a list")
+    own_containers = entry.get("own_containers", False)
+    if not isinstance(own_containers, bool):
+        raise SettingsError(f"{where}: own_containers is neither true nor false")
     return QueueSettings(
+        own_containers=own_containers,
         image=image,
         payload_env=None if names is None else tuple(names),
         payload_env_set={name: str(value) for name, value in pairs.items()},

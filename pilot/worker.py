@@ -22,7 +22,7 @@ from pilot.runtime.journal import Event, Journal
 from pilot.runtime.loops import run_stage
 from pilot.runtime.probe import Point, probe
 from pilot.runtime.stop import Stop, StopKind, Stopped, StopReason
-from pilot.runtime.workdir import WorkVolume
+from pilot.runtime.workdir import RESERVE_BYTES, WorkVolume
 
 logger = logging.getLogger("pilot.worker")
 
@@ -49,6 +49,7 @@ class WorkerPlan:
     disk_limit_bytes: int | None
     push_job: Acquired | None = None
     recover_only: bool = False
+    min_free_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +150,9 @@ class Worker:
             reason = self._reason_to_leave()
             if reason:
                 return self._end(self._duty_done(), reason)
+            no_room = self._no_room()
+            if no_room:
+                return no_room
             asked_s = monotonic_s()
             try:
                 journal.append(Event.ACQUIRE_INTENT, durable=False)
@@ -278,6 +282,23 @@ class Worker:
             )
         except (ServerUnreachable, ServerRefused) as trouble:
             logger.warning("worker status %s not delivered: %s", status, trouble)
+
+    def _no_room(self) -> WorkerEnd | None:
+        """No job is asked for that could not even be reported, nor one that is bound to fill the disk: others can take it."""
+        try:
+            reserved, needed_bytes = self.volume.keep_reserve(), self.plan.min_free_bytes
+        except OSError as error:
+            return self._unwritable(error)
+        free_bytes = self.volume.free_bytes()
+        if reserved and free_bytes >= needed_bytes:
+            return None
+        needed_bytes += 0 if reserved else RESERVE_BYTES
+        return self._end(
+            ExitCode.NO_LOCAL_SPACE,
+            f"the work folder {self.volume.root} has {free_bytes / MEGABYTE:.0f} MB left and a job needs "
+            f"{needed_bytes / MEGABYTE:.0f}, so none is taken: free some space, give another with --workdir DIR, or a smaller "
+            "--min-free-mib",
+        )
 
     def _unwritable(self, error: OSError) -> WorkerEnd:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)

@@ -10,9 +10,11 @@ the final report before it is first sent; it is resent unchanged until ``final_a
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -22,6 +24,7 @@ from pilot.runtime.clock import utc_now
 from pilot.runtime.files import sync_folder
 
 MAX_JOURNAL_BYTES = 64 << 20
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 class Event(Enum):
@@ -42,6 +45,19 @@ class Event(Enum):
     FINAL_ABANDONED = "final_abandoned"
 
 
+# Not among them: payload_starting. A payload is not started on a full disk.
+WORTH_THE_RESERVE = frozenset(
+    {
+        Event.ACQUIRED,
+        Event.PAYLOAD_EXITED,
+        Event.STAGE_OUT_DONE,
+        Event.FINAL_PREPARED,
+        Event.FINAL_ACKED,
+        Event.FINAL_ABANDONED,
+    }
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Record:
     """One line of a journal. ``at`` is the wall clock (UTC, ISO) for people; order is the order of lines."""
@@ -54,9 +70,13 @@ class Record:
 class Journal:
     """One file, one writer. Appending is not thread-safe: only the conductor writes."""
 
-    def __init__(self, path: Path) -> None:
-        """Opens or creates the file and cuts off a torn last line. Raises OSError."""
+    def __init__(self, path: Path, release_reserve: Callable[[], bool] = lambda: False) -> None:
+        """Opens or creates the file and cuts off a torn last line. Raises OSError.
+
+        ``release_reserve`` frees the volume's reserve on a full disk; True when that made room.
+        """
         self.path = path
+        self._release_reserve = release_reserve
         created = not path.exists()
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         if created:
@@ -65,9 +85,20 @@ class Journal:
             os.ftruncate(self._descriptor, _intact_length(path.read_bytes()))
 
     def append(self, event: Event, *, durable: bool = True, **data: Any) -> None:
-        """Write one record; with ``durable`` it is on the disk when this returns. Raises OSError (a full disk)."""
+        """Write one record; with ``durable`` it is on the disk when this returns. Raises OSError (a full disk).
+
+        A record that a successor needs to report the job may use the volume's reserve.
+        """
         body = json.dumps({"event": event.value, "at": utc_now().isoformat(), **data}, separators=(",", ":"))
         line = f"{zlib.crc32(body.encode()):08x} {body}\n".encode()
+        try:
+            self._write(line, durable)
+        except OSError as error:
+            if error.errno not in FULL or event not in WORTH_THE_RESERVE or not self._release_reserve():
+                raise
+            self._write(line, durable)
+
+    def _write(self, line: bytes, durable: bool) -> None:
         before = os.lseek(self._descriptor, 0, os.SEEK_END)
         try:
             written = 0

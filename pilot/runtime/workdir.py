@@ -13,6 +13,7 @@ from pathlib import Path
 
 from pilot.job.errors import ExitCode, PilotCannotWork
 from pilot.job.model import Attempt
+from pilot.runtime.journal import FULL
 
 logger = logging.getLogger("pilot.workdir")
 
@@ -111,6 +112,8 @@ class WorkVolume:
             ) from None
         try:
             self._lock(descriptor)
+            with suppress(OSError):  # whoever needs it asks again
+                self.keep_reserve()
             yield
         finally:
             os.close(descriptor)
@@ -133,8 +136,46 @@ class WorkVolume:
         """Bytes an unprivileged writer may still use on the volume."""
         return _free_bytes(self.root)
 
+    @property
+    def reserve(self) -> Path:
+        """A file of RESERVE_BYTES that is given up when the disk is full, so that the last report can be written."""
+        return self.root / "reserve"
+
+    def keep_reserve(self) -> bool:
+        """Make the reserve unless it is there; False when the volume has no room for it. Raises OSError: it is broken."""
+        try:
+            descriptor = os.open(self.reserve, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            try:
+                if os.fstat(descriptor).st_blocks * 512 < RESERVE_BYTES:
+                    os.posix_fallocate(descriptor, 0, RESERVE_BYTES)
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            self.release_reserve()
+            if error.errno not in FULL:
+                raise
+            return False
+        return True
+
+    def release_reserve(self) -> bool:
+        """Give the reserve up; True when there was one."""
+        try:
+            kept_bytes = self.reserve.lstat().st_blocks * 512
+            self.reserve.unlink()
+        except OSError:
+            return False
+        return kept_bytes > 0
+
     def open_job(self, attempt: Attempt) -> JobFolder:
-        """Make the folder of an attempt. Raises OSError."""
+        """Make the folder of an attempt, on a full disk at the reserve's expense. Raises OSError."""
+        try:
+            return self._open_job(attempt)
+        except OSError as error:
+            if error.errno not in FULL or not self.release_reserve():
+                raise
+            return self._open_job(attempt)
+
+    def _open_job(self, attempt: Attempt) -> JobFolder:
         folder = JobFolder(self.jobs / str(attempt))
         for path in (folder.root, folder.work, folder.logs, folder.scratch, folder.tmp, folder.home, folder.control):
             path.mkdir(mode=0o700, exist_ok=True)

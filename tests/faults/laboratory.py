@@ -52,7 +52,7 @@ FAKETIME = (
 # Everything in a pilot's life shortened, so that a run takes seconds.
 OPTIONS = {
     "max-jobs": 1, "max-empty": 2, "empty-wait-s": 0.1, "time-floor-s": 0, "heartbeat": 0.3, "start-wait-s": 3,
-    "log-retry-s": 1.5, "final-retry-s": 2.5, "payload-grace-s": 0.3, "shutdown-s": 3, "runtime": "plain",
+    "min-free-mib": 0, "log-retry-s": 1.5, "final-retry-s": 2.5, "payload-grace-s": 0.3, "shutdown-s": 3, "runtime": "plain",
 }  # fmt: skip
 PILOT_LIMIT_S = 40.0  # a pilot that lives longer hangs
 PILOTS_MOST = 8
@@ -362,6 +362,8 @@ class _Run:
         """What to say to a pilot that is at ``point``; due faults are done meanwhile, while it waits."""
         if point in UPLOADS and not self._hits.get(Point.PAYLOAD_EXITED):
             return "go"  # a growing log; these points are the outputs'
+        if point is Point.PAYLOAD_RUNNING:
+            self._until(self.notes.read_text)  # it runs: a second start would be seen
         self._hits[point] = self._hits.get(point, 0) + 1
         due = [strike for strike in self._waiting if strike.point is point and strike.nth <= self._hits[point]]
         words = "go"

@@ -376,3 +376,11 @@ def test_a_record_of_a_later_version_is_no_crash(bench: Bench, record: tuple[Eve
     bench.server.to_give = [definition(5)]
     end = live(bench)
     assert 5 in [job.attempt.panda_id for job in end.jobs]
+
+
+def test_without_room_for_a_job_none_is_asked_for(bench: Bench) -> None:
+    end = bench.worker(min_free_bytes=1 << 60).live()
+    assert end.exit_code is ExitCode.NO_LOCAL_SPACE
+    assert end.reason.startswith(f"the work folder {bench.root} has ")
+    assert end.reason.endswith("free some space, give another with --workdir DIR, or a smaller --min-free-mib")
+    assert bench.server.requests == []

@@ -324,7 +324,7 @@ WITHOUT_NAMESPACES = (
 FULL_VOLUME = (
     'mount -t tmpfs -o size=1m none "$1" && { head -c 2m /dev/zero > "$1/filler" 2>/dev/null || :; }; shift; exec "$@"'
 )
-SMALL_VOLUME = 'mount -t tmpfs -o size=2m none "$1" && shift && exec "$@"'
+SMALL_VOLUME = 'mount -t tmpfs -o size=20m none "$1" && shift && exec "$@"'
 
 
 def shell(script: str, *arguments: str) -> tuple[str, ...]:
@@ -381,10 +381,10 @@ def test_with_a_full_disk_no_job_is_taken(world: World, pilots: Pilots) -> None:
 
 
 def test_a_job_that_fills_the_disk_is_reported(world: World, pilots: Pilots) -> None:
-    panda_id = submit(world, "head -c 10m /dev/zero > big", maxDiskCount=0)
+    panda_id = submit(world, "head -c 40m /dev/zero > big", maxDiskCount=0)
     workdir = pilots.folder / "volume"
     workdir.mkdir()
     wrap = ("unshare", "--mount", *shell(SMALL_VOLUME, str(workdir)))
-    end = pilots.run("--max-jobs", "1", workdir=workdir, wrap=wrap)
+    end = pilots.run("--max-jobs", "1", "--min-free-mib", "0", workdir=workdir, wrap=wrap)
     fields = failed(world, end, panda_id)
     assert fields["piloterrorcode"] == 1098, fields["piloterrordiag"]
