@@ -26,7 +26,7 @@ class Evidence:
     panda_id: int
     job: dict[str, Any]  # the server's row
     ledger: list[dict[str, Any]]  # requests to the PanDA server, in the order they arrived
-    payload_notes: list[str]  # "start" and "done", written by the payload outside of the work folder
+    payload_notes: list[str]  # "start" and "done", as the payload told the ledger
     outputs: dict[str, str]  # declared LFN: its object, "store/bucket/name"
     log_object: tuple[str, str]  # LFN and object of the log bundle
     stored: Callable[[str], bytes | None]  # what lies in a store under an object's name

@@ -63,6 +63,13 @@ UPLOADS = (Point.UPLOAD_BEGUN, Point.UPLOAD_MIDWAY, Point.UPLOAD_SENT)
 EVERY = 1_000_000  # so many requests go wrong: all of them until the fault is cleared
 
 
+# A payload may write nowhere outside of its folder, but it may speak: its notes go into the ledger (as not found).
+_NOTE = (
+    "note() { exec 3<>/dev/tcp/127.0.0.1/%d && printf 'GET %s%%s HTTP/1.0\\r\\n\\r\\n' \"$1\" >&3"
+    " && cat <&3 >/dev/null; exec 3>&-; }"
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Result:
     """A run's verdict. ``problems`` is empty when it held; ``story`` is what a person needs to understand it."""
@@ -102,6 +109,7 @@ class Laboratory:
 
     def __enter__(self) -> Laboratory:
         self.folder = Path(tempfile.mkdtemp(prefix="pilot-faults-"))
+        self.folder.chmod(0o755)  # so that payloads may have a user of their own
         self._stack.callback(shutil.rmtree, self.folder, ignore_errors=True)
         content = random.Random(1).randbytes(INPUT_BYTES)
         self.input_adler32 = f"{zlib.adler32(content):08x}"
@@ -180,8 +188,8 @@ class _Run:
         self._begun_s = time.monotonic()
         self._stack = ExitStack()
         self.folder.mkdir()
-        self.work, self.notes, self.clock = self.folder / "work", self.folder / "notes", self.folder / "clock"
-        self.notes.touch()
+        self.work, self.clock = self.folder / "work", self.folder / "clock"
+        self._key = f"/note/{self.plan.seed}.{self.lab.runs}/"
         self.clock.write_text("+0\n")
         self._waiting = list(self.plan.strikes)
         self.world = self.lab.world
@@ -211,8 +219,8 @@ class _Run:
     def _submit(self) -> int:
         self.output = f"out.{self.plan.seed}.{self.lab.runs}.dat"
         ends_by_itself = not (self.plan.at(Point.BREACH_SEEN) or self.plan.at(Point.KILL_RECEIVED))
-        work = f"sleep 0.3 && head -c {OUTPUT_BYTES} {INPUT} > {self.output}"
-        command = f"echo start >> {self.notes} && {work if ends_by_itself else 'sleep 30'} && echo done >> {self.notes}"
+        work = f"sleep 0.3 && head -c {OUTPUT_BYTES} {INPUT} > {self.output}" if ends_by_itself else "sleep 30"
+        command = f"{_NOTE % (self.world.listeners['plain'].port, self._key)}; note start && {work} && note done"
         job = {
             "transformation": "bash-c-enc",
             "jobPars": base64.b64encode(command.encode()).decode(),
@@ -304,7 +312,7 @@ class _Run:
 
     def _operate(self) -> None:
         """The operator kills a job that is to be killed, once its payload runs."""
-        if not self._killed_by_operator and self.plan.at(Point.KILL_RECEIVED) and self.notes.read_text():
+        if not self._killed_by_operator and self.plan.at(Point.KILL_RECEIVED) and self._notes():
             self._killed_by_operator = True
             self.world.dispatcher.kill(self.panda_id, OPERATOR)
             self._note("the operator killed the job")
@@ -363,7 +371,7 @@ class _Run:
         if point in UPLOADS and not self._hits.get(Point.PAYLOAD_EXITED):
             return "go"  # a growing log; these points are the outputs'
         if point is Point.PAYLOAD_RUNNING:
-            self._until(self.notes.read_text)  # it runs: a second start would be seen
+            self._until(self._notes)  # it runs: a second start would be seen
         self._hits[point] = self._hits.get(point, 0) + 1
         due = [strike for strike in self._waiting if strike.point is point and strike.nth <= self._hits[point]]
         words = "go"
@@ -458,7 +466,7 @@ class _Run:
     # --- what is seen
 
     def _payload_processes(self) -> list[int]:
-        return [pid for pid, words in self._processes() if str(self.notes) in words and str(ENTRY) not in words]
+        return [pid for pid, words in self._processes() if self._key in words and str(ENTRY) not in words]
 
     def _processes(self) -> list[tuple[int, str]]:
         """Living processes whose command line or environment names this run's folder."""
@@ -484,6 +492,11 @@ class _Run:
     def _ledger(self) -> list[dict[str, Any]]:
         return [entry for entry in self.world.db.ledger(self._after_seq) if entry["server"] == "panda"]
 
+    def _notes(self) -> list[str]:
+        """What the payload has noted of itself in the ledger."""
+        paths = [entry["path"] for entry in self.world.db.ledger(self._after_seq)]
+        return [path.removeprefix(self._key) for path in paths if path.startswith(self._key)]
+
     def evidence(self) -> Evidence:
         """The run as everybody but the pilot saw it."""
         log = f"gcs/{LOG_BUCKET}/logs/{QUEUE}/PandaJob_{self.panda_id}/log.tgz"
@@ -492,7 +505,7 @@ class _Run:
             panda_id=self.panda_id,
             job=self._job(),
             ledger=self._ledger(),
-            payload_notes=self.notes.read_text().split(),
+            payload_notes=self._notes(),
             outputs={self.output: f"s3/{DATA_BUCKET}/{deterministic_path(SCOPE, self.output)}"},
             log_object=("log.tgz", log),
             stored=self.lab.stored,
