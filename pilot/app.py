@@ -12,7 +12,7 @@ from urllib.parse import parse_qsl
 from pilot import __version__
 from pilot.cric.client import CricClient
 from pilot.job.endpoint import WRITE_ACTIVITIES, doors_for, public_base
-from pilot.job.errors import ExitCode, PilotCannotWork
+from pilot.job.errors import ExitCode, PayloadError, PilotCannotWork
 from pilot.job.model import ApiGeneration
 from pilot.job.parse import MEGABYTE
 from pilot.job.queue import Queue, Transfer, require_usable, storages_for
@@ -226,7 +226,10 @@ def _payload(settings: Settings, queue: Queue, stores: Stores) -> PayloadRunner:
         image_key=settings.image_key,
     )
     runner = PayloadRunner(config, stores)
-    refusal = runner.refusal(settings.workdir)
+    try:
+        refusal = runner.refusal(settings.workdir)
+    except PayloadError as error:
+        raise PilotCannotWork(ExitCode.USAGE, error.diagnosis.detail) from None
     if refusal:
         raise PilotCannotWork(ExitCode.GENERAL, refusal)
     return runner

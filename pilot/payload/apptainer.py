@@ -12,6 +12,7 @@ import re
 import secrets
 import shlex
 import shutil
+import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,10 @@ CONTAINER_TMP = "/tmp"  # noqa: S108 - the container's own, on disk in the job's
 CONTAINER_HOME = "/tmp/home"  # noqa: S108
 CONTROL_NAME = ".pilot"
 MAX_MESSAGE_BYTES = 64 << 10
+NO_USER_NAMESPACES = (
+    "the node forbids user namespaces (pod: seccompProfile: {type: Unconfined} and appArmorProfile: {type: Unconfined}; "
+    "node: user.max_user_namespaces above 0)"
+)
 
 # Runs inside. It marks that the container works, runs the command with bash, and lets everybody finish on SIGTERM: were
 # this first process to end at once, the kernel would kill all others of the PID namespace in the same moment.
@@ -100,6 +105,21 @@ _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 ISOLATION = ("--containall", "--no-privs", "--no-home", "--no-eval")
 MODES = (Mode(), Mode(own_proc=False))
 ROOT_MODES = (*MODES, Mode(user_namespace=False))
+
+
+def user_namespaces_work() -> bool:
+    """Whether this process may make a user namespace, which every unprivileged container needs; asked in 2 ms."""
+    unshare = shutil.which("unshare", path=DEFAULT_PATH)
+    if unshare is None:
+        return True  # the runtime itself will tell
+    argv = (unshare, "--user", "true")
+    try:
+        done = subprocess.run(
+            argv, env={"PATH": DEFAULT_PATH}, stdin=subprocess.DEVNULL, capture_output=True, timeout=10, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return done.returncode == 0
 
 
 def find_runtime() -> Path | None:
@@ -285,8 +305,12 @@ def accepted_options(text: str) -> tuple[tuple[Bind, ...], tuple[str, ...], tupl
                     binds.append(parse_bind(one))
                 except ValueError:
                     refused.append(f"{word} {one}")
-        elif word in ("--nv", "--rocm"):
+        elif word in ("--nv", "--rocm", "--net"):
             flags.append(word)
+        elif word == "--network" and (value or (words[0] if words else "")) == "none":  # closes, never opens
+            if not value:
+                words.pop(0)
+            flags += ["--network", "none"]
         else:
             refused.append(word)
     return tuple(binds), tuple(flags), tuple(refused)

@@ -12,6 +12,7 @@ from typing import Any
 from pilot.job.errors import Diagnosis, PilotError
 from pilot.payload import cgroup, procfs
 from pilot.payload.environment import TRACKING_NAME
+from pilot.payload.rungs import Account
 from pilot.runtime.files import replace_atomically
 from pilot.runtime.stop import Deadline, Stop
 from pilot.runtime.workdir import JobFolder
@@ -21,9 +22,10 @@ NEAR_LIMIT = 0.9  # of the pod's memory limit: a pilot that vanished with its pa
 LAST_SAMPLE = "last-sample.json"
 
 
-def mark(tracking_id: str) -> dict[str, Any]:
-    """What the journal keeps of a payload before it starts: JSON values."""
-    return {"tracking": tracking_id, "boot_id": procfs.boot_id(), "oom_kills": cgroup.oom_kill_count()}
+def mark(tracking_id: str, account: Account | None = None) -> dict[str, Any]:
+    """What the journal keeps of a payload before it starts: JSON values. ``account``: the user it runs as, if not ours."""
+    kept = {"tracking": tracking_id, "boot_id": procfs.boot_id(), "oom_kills": cgroup.oom_kill_count()}
+    return kept | ({"uid": account.uid, "gid": account.gid} if account else {})
 
 
 def write_last_sample(path: Path, used_bytes: int, limit_bytes: int) -> None:
@@ -40,15 +42,18 @@ def lay_to_rest(left: Mapping[str, Any], folder: JobFolder) -> Diagnosis:
     """Kill every process that carries the payload's tracking variable, and say why its pilot is gone, as far as is known."""
     tracking = left.get("tracking")
     if isinstance(tracking, str) and tracking:
-        _kill_all(f"{TRACKING_NAME}={tracking}".encode())
+        account = Account.recorded(left)
+        _kill_all(f"{TRACKING_NAME}={tracking}".encode(), account)
+        if account is not None:
+            account.open_to_pilot(folder.work, folder.scratch)
     return _cause(left, folder)
 
 
-def _kill_all(variable: bytes) -> None:
-    """The tracking id is random, so nothing else can carry it."""
+def _kill_all(variable: bytes, account: Account | None) -> None:
+    """The tracking id is random, so nothing else can carry it. Where environments are closed to us, the user is the mark."""
     patience, pause = Deadline(KILL_WAIT_S), Stop()
     while not patience.passed():
-        found = list(_carriers(variable))
+        found = list(_carriers(variable, account))
         if not found:
             return
         for pid in found:
@@ -59,12 +64,15 @@ def _kill_all(variable: bytes) -> None:
         pause.wait(0.02)
 
 
-def _carriers(variable: bytes) -> Iterator[int]:
+def _carriers(variable: bytes, account: Account | None) -> Iterator[int]:
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit() or int(entry.name) == os.getpid():
             continue
         try:
             if variable in (entry / "environ").read_bytes().split(b"\0"):
+                yield int(entry.name)
+        except PermissionError:
+            if account is not None and entry.stat().st_uid == account.uid:
                 yield int(entry.name)
         except OSError:
             continue

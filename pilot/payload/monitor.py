@@ -13,6 +13,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -140,12 +141,14 @@ class Monitor:
         declared: tuple[Path, ...] = (),
         group: MemoryGroup | None = None,
         record: Path | None = None,
+        eyes: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         """``outputs``: stdout and stderr; ``declared``: the output files the job is to make; ``record``: where the
-        container's memory is kept for a successor, should the kernel take the pilot along."""
+        container's memory is kept for a successor, should the kernel take the pilot along; ``eyes``: inside it this
+        thread sees what another user keeps to itself."""
         self._process, self._limits, self._scope = process, limits, scope
         self._folders, self._outputs, self._infrastructure = folders, outputs, infrastructure
-        self._declared, self._group, self._record = declared, group, record
+        self._declared, self._group, self._record, self._eyes = declared, group, record, eyes
         self._lock = threading.Lock()
         self._peaks = _Peaks()
         self._rows: list[dict[str, float]] = []
@@ -228,7 +231,8 @@ class Monitor:
             self._keep_record()
             if monotonic_s() < due_s:
                 continue
-            sample = self._take()
+            with self._eyes():
+                sample = self._take()
             if sample is not None:
                 before = self._last
                 self._remember(sample)
@@ -365,7 +369,8 @@ class Monitor:
         if elapsed_s < self._folder_due_s and not now:
             return False
         begun_s = monotonic_s()
-        found = folder_use(self._folders, self._finished.is_set)
+        with self._eyes():
+            found = folder_use(self._folders, self._finished.is_set)
         took_s = monotonic_s() - begun_s
         growth_per_s = (found.used_bytes - self._folder.used_bytes) / max(elapsed_s - self._folder_seen_s, 0.01)
         self._folder, self._folder_seen_s = found, elapsed_s

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 
 from pilot.job.errors import PayloadError, PilotError
@@ -9,22 +10,65 @@ from pilot.payload.command import Command
 from pilot.payload.environment import DEFAULT_PATH, PayloadEnvironment
 from pilot.payload.folder import PayloadPlaces
 from pilot.payload.process import Launch, guarded
+from pilot.payload.rungs import DEVICES, Level, Plain, landlocked
 
 SCRIPT_NAME = "payload.sh"
 
 
-def plain_launch(command: Command, environment: PayloadEnvironment, places: PayloadPlaces, tracking_id: str) -> Launch:
-    """What to start. The command is in a file and not in argv: anybody may read an argv, and its length is bounded."""
+def plain_launch(
+    command: Command,
+    environment: PayloadEnvironment,
+    places: PayloadPlaces,
+    tracking_id: str,
+    rung: Plain,
+    readable: list[str],
+    writable: list[str],
+    max_processes: int = 0,
+) -> Launch:
+    """What to start. The command is in a file and not in argv: anybody may read an argv, and its length is bounded.
+
+    ``readable`` and ``writable``: places a payload on rung C sees beside its own folders. ``max_processes``: rung B's own
+    count, which is the kernel's per user; 0: no limit.
+    """
     bash = shutil.which("bash", path=DEFAULT_PATH)
     if bash is None:
         raise PayloadError(PilotError.SETUP_FAILURE, "bash is missing here, and Rubin's payload commands need it")
     script = places.control / SCRIPT_NAME
+    script.unlink(missing_ok=True)
     script.write_text(command.text + "\n", encoding="utf-8", errors="surrogateescape")
+    script.chmod(0o600)
+    argv: tuple[str, ...] = (bash, str(script))
+    try:
+        if rung.account is not None:
+            _open_to(rung, places)
+        elif rung.level is Level.C:
+            own = [str(places.work), str(places.scratch)]
+            argv = landlocked(argv, [*readable, str(script)], [*own, *DEVICES, *writable])
+    except OSError as error:
+        raise PayloadError(PilotError.SETUP_FAILURE, f"{error.filename}: {error.strerror}") from error
     return Launch(
-        argv=guarded((bash, str(script))),
+        argv=guarded(argv, rung.account, max_processes),
         environment=environment.revealed(),
         folder=places.work,
         stdout=places.stdout,
         stderr=places.stderr,
         tracking_id=tracking_id,
+        umask=rung.umask,
+        account=rung.account,
     )
+
+
+def _open_to(rung: Plain, places: PayloadPlaces) -> None:
+    """The other user's way through our folders: it may pass, not look; its own folders are its group's. Raises OSError."""
+    account = rung.account
+    assert account is not None  # noqa: S101 - the caller asks first
+    account.hand_over(places.work, places.scratch, places.tmp, places.home)
+    jobs = places.folder.root.parent
+    for folder in (jobs.parent, jobs, places.folder.root, places.control):
+        folder.chmod(0o711)
+    for secret in jobs.parent.iterdir():
+        if secret.is_dir() and not secret.is_symlink() and secret.name not in (jobs.name, "images"):
+            secret.chmod(0o700)
+    script = places.control / SCRIPT_NAME
+    os.chown(script, -1, account.gid)
+    script.chmod(0o640)

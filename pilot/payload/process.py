@@ -21,6 +21,7 @@ from pilot.job.errors import PayloadError, PilotError
 from pilot.payload import procfs
 from pilot.payload.environment import DEFAULT_PATH, TRACKING_NAME
 from pilot.payload.procfs import Process
+from pilot.payload.rungs import Account
 from pilot.runtime.clock import monotonic_s
 from pilot.runtime.stop import Deadline, Stop, StopKind, StopReason
 
@@ -36,7 +37,10 @@ CONTAINER_COMMS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """What is to be started: argv (no secret in it), the exact environment, the work folder, the two output files."""
+    """What is to be started: argv (no secret in it), the exact environment, the work folder, the two output files.
+
+    ``account``: the user it runs as, where that is another than the pilot's.
+    """
 
     argv: tuple[str, ...]
     environment: Mapping[str, str]
@@ -44,6 +48,8 @@ class Launch:
     stdout: Path
     stderr: Path
     tracking_id: str
+    umask: int = 0o077
+    account: Account | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,15 +78,20 @@ class ProcessEnd:
 
 # Sleeps until the pilot lets go of its pipe. "done": the job has ended. End of file: the pilot died (SIGKILL, crash), so
 # everything that carries the job's tracking variable is killed. A parent-death signal alone would not do: a container
-# runtime loses it when it enters its user namespace, and it reaches one process only.
+# runtime loses it when it enters its user namespace, and it reaches one process only. Where the payload has a user of its
+# own ($2) whose environments are closed to us, that user is the mark.
 _GUARD = """
 read -r word
 [ "$word" = done ] && exit 0
 rounds=0
 while [ $rounds -lt 50 ]; do
     found=$(grep -lzxF -- "$1" /proc/[0-9]*/environ 2>/dev/null)
-    [ -n "$found" ] || exit 0
-    for file in $found; do
+    closed=
+    [ -z "$2" ] || for file in $(find /proc -maxdepth 1 -uid "$2" -name '[0-9]*' 2>/dev/null); do
+        head -c 1 "$file/environ" >/dev/null 2>&1 || closed="$closed $file/environ"
+    done
+    [ -n "$found$closed" ] || exit 0
+    for file in $found $closed; do
         pid=${file#/proc/}
         kill -KILL "${pid%/environ}" 2>/dev/null
     done
@@ -133,27 +144,30 @@ def _collect(pid: int) -> float | None:
     return usage.ru_utime + usage.ru_stime if done else None
 
 
-def guarded(argv: tuple[str, ...]) -> tuple[str, ...]:
+def guarded(argv: tuple[str, ...], account: Account | None = None, max_processes: int = 0) -> tuple[str, ...]:
     """``argv`` so that it dies with the pilot, can gain no privileges and leaves no core file (util-linux does it).
 
     Where the kernel has to kill one process of the container for memory, it is to be the payload's and not the pilot.
+    With an ``account`` it runs as that user, who may have ``max_processes`` processes and threads at once (0: any number).
     """
     setpriv, prlimit, choom = (shutil.which(name, path=DEFAULT_PATH) for name in ("setpriv", "prlimit", "choom"))
     if not setpriv or not prlimit:
         raise PayloadError(PilotError.SETUP_FAILURE, "setpriv and prlimit are missing here; install util-linux")
     victim = (choom, "-n", OOM_SCORE_ADJ, "--") if choom else ()
-    return (setpriv, "--pdeathsig", "KILL", "--no-new-privs", "--", prlimit, "--core=0:0", "--", *victim, *argv)
+    user = account.launcher()[1:] if account else ("--no-new-privs", "--")
+    bounds = ("--core=0:0", *((f"--nproc={max_processes}:{max_processes}",) if account and max_processes else ()))
+    return (setpriv, "--pdeathsig", "KILL", *user, prlimit, *bounds, "--", *victim, *argv)
 
 
 class Guard:
     """A small shell that outlives a dead pilot just long enough to end the payload it leaves behind."""
 
-    def __init__(self, tracking: str) -> None:
+    def __init__(self, tracking: str, account: Account | None = None) -> None:
         shell = shutil.which("sh", path=DEFAULT_PATH) or "/bin/sh"
         read_end, self._write_end = os.pipe()
         try:
             self._process = subprocess.Popen(
-                (shell, "-c", _GUARD, "pilot-guard", tracking),
+                (shell, "-c", _GUARD, "pilot-guard", tracking, str(account.uid) if account else ""),
                 env={"PATH": DEFAULT_PATH},
                 cwd="/",
                 stdin=read_end,
@@ -194,7 +208,7 @@ class PayloadProcess:
         self._adopted_cpu_s = 0.0
         self._exited = threading.Event()
         self.started_at_s = monotonic_s()
-        self._guard = Guard(f"{TRACKING_NAME}={launch.tracking_id}")
+        self._guard = Guard(f"{TRACKING_NAME}={launch.tracking_id}", launch.account)
         try:
             self._process = self._start(launch)
         except (PayloadError, OSError):
@@ -215,6 +229,10 @@ class PayloadProcess:
             os.close(stdout)
             raise
         try:
+            if launch.account is not None:  # it may open /dev/stdout by name
+                for descriptor in (stdout, stderr):
+                    os.fchown(descriptor, -1, launch.account.gid)
+                    os.fchmod(descriptor, 0o660)
             return subprocess.Popen(
                 launch.argv,
                 env=dict(launch.environment),
@@ -223,7 +241,7 @@ class PayloadProcess:
                 stdout=stdout,
                 stderr=stderr,
                 start_new_session=True,
-                umask=0o077,
+                umask=launch.umask,
                 close_fds=True,
             )
         except OSError as error:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import secrets
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -25,7 +26,7 @@ from pilot.job.limits import (
 )
 from pilot.job.model import Job
 from pilot.job.queue import Queue
-from pilot.payload import apptainer, cgroup, leftovers
+from pilot.payload import apptainer, cgroup, leftovers, rungs
 from pilot.payload.apptainer import Bind, Markers, Mode
 from pilot.payload.command import DEFAULT_TRANSFORM_BASES, Command, TransformSource, resolve
 from pilot.payload.diagnosis import read_words
@@ -36,6 +37,7 @@ from pilot.payload.monitor import Monitor, TreeSample
 from pilot.payload.plain import plain_launch
 from pilot.payload.process import Launch, PayloadProcess, ProcessEnd, become_subreaper
 from pilot.payload.procfs import Process
+from pilot.payload.rungs import Level, Plain
 from pilot.runtime.payload_end import PayloadEnd
 from pilot.runtime.secret import Secret
 from pilot.runtime.stop import Stop, StopKind, Stopped, StopReason
@@ -44,6 +46,9 @@ from pilot.storage.store import Stores
 
 logger = logging.getLogger("pilot.payload")
 
+# Processes and threads a payload's own user may have, for each process that --max-processes allows: the kernel counts both,
+# and those of other pods of the node whose payloads have the same uid. It ends a fork bomb before it ends the node.
+TASKS_PER_PROCESS = 8
 RuntimeChoice = Literal["auto", "apptainer", "plain"]
 # A payload that eats memory is given less time to eat more; none where the kernel is next.
 MEMORY_GRACES_S: Mapping[BreachKind, float] = {BreachKind.MEMORY: 1.0, BreachKind.CONTAINER_MEMORY: 0.0}
@@ -57,6 +62,8 @@ class PayloadConfig:
     ``pod_memory_bytes``: None asks the control group. ``disk_limit_bytes``: the pod's disk ceiling.
     ``looping_s``, ``max_processes``, ``max_inodes``: 0: no limit.
     ``credentials``: values of the variables that payloads are given; ``added``: ``payload_env_set``.
+    ``required``: the lowest rung a payload may run on (rungs.py); ``user``: whose it is on rung B; ``private``: the pilot's
+    credential files; ``own_containers``: the queue's payloads start containers of their own.
     """
 
     queue: Queue
@@ -78,6 +85,12 @@ class PayloadConfig:
     looping_s: float = LOOPING_LIMIT_S
     max_processes: int = MAX_PROCESSES
     max_inodes: int = MAX_INODES
+    required: Level = Level.D
+    user: str | None = None
+    private: tuple[Path, ...] = ()
+    own_containers: bool = False
+    image_cache_limit_bytes: int | None = None
+    image_key: Path | None = None
 
 
 class PayloadRunner:
@@ -85,6 +98,7 @@ class PayloadRunner:
 
     def __init__(self, config: PayloadConfig, stores: Stores) -> None:
         self._config = config
+        self._plain: Plain | None = None
         self._images = ImageCache(config.image_cache, stores)
         self._modes: dict[bool, Mode] = {}  # by "is the image a folder"
         self._must_unpack = False
@@ -103,10 +117,13 @@ class PayloadRunner:
         limits = limits_for(job, config.queue, self._limit_settings())
         name = chosen_image(config, job)
         if name is None:
+            volume = folder.root.parent.parent
+            rung = self.plain(volume)
+            rungs.require(config.required, rung, "no image is named for this job")
             environment = self._environment(job, str(places.home), str(places.tmp), tracking_id)
-            launch = plain_launch(command, environment, places, tracking_id)
+            launch = self._plain_launch(command, environment, places, tracking_id, rung, volume)
             return PreparedPayload(
-                "plain",
+                str(rung),
                 launch,
                 places,
                 limits,
@@ -115,6 +132,57 @@ class PayloadRunner:
                 declared=_declared(job, places),
             )
         return self._contained(job, name, command, places, limits, tracking_id, stop)
+
+    def plain(self, volume: Path) -> Plain:
+        """The rung of payloads without a container, with their folders on this volume; found out once."""
+        if self._plain is None:
+            config = self._config
+            try:
+                account = rungs.payload_account(config.user)
+            except ValueError as error:
+                raise PayloadError(PilotError.SETUP_FAILURE, f"payload_user: {error}") from error
+            self._plain = rungs.plain_rung(
+                rungs.Node.of_this_process(), account, volume, config.private, own_containers=config.own_containers
+            )
+            logger.info("payloads without a container run on rung %s", self._plain)
+            for level, reason in self._plain.lacks.items():
+                logger.info("rung %s is not to be had: %s", level.name, reason)
+        return self._plain
+
+    def refusal(self, volume: Path) -> str:
+        """Why no payload may run here as it is required, known before any job is asked for; empty: they may."""
+        config = self._config
+        image = config.runtime != "plain" and (config.image or config.queue_image)
+        missing = self._no_container()
+        if image and not missing:
+            return ""
+        # without an image of its own the queue's jobs may still bring one, but those that do not would all fail
+        named = "no image is named (--image, or image in the queue's settings)" if not image else ""
+        return rungs.refusal(config.required, self.plain(volume), "; ".join(word for word in (named, missing) if word))
+
+    def _no_container(self) -> str:
+        """What keeps containers from being started on this node, as far as is known without an image; empty: nothing."""
+        if apptainer.find_runtime() is None:
+            return "neither apptainer nor singularity is installed"
+        return "" if apptainer.user_namespaces_work() else apptainer.NO_USER_NAMESPACES
+
+    def _plain_launch(
+        self,
+        command: Command,
+        environment: PayloadEnvironment,
+        places: PayloadPlaces,
+        tracking_id: str,
+        rung: Plain,
+        volume: Path,
+    ) -> Launch:
+        binds = self._config.binds
+        readable: list[str] = []
+        if rung.level is Level.C:
+            shown = tuple(bind.source for bind in binds if bind.read_only)
+            readable = rungs.readable_places(self._config.private, volume, shown)
+        writable = [bind.source for bind in binds if not bind.read_only]
+        tasks = TASKS_PER_PROCESS * self._config.max_processes
+        return plain_launch(command, environment, places, tracking_id, rung, readable, writable, tasks)
 
     def lay_to_rest(self, mark: Mapping[str, Any], folder: JobFolder) -> Diagnosis:
         """End what is left of a payload whose pilot died; the diagnosis is the cause as far as traces tell."""
@@ -148,7 +216,7 @@ class PayloadRunner:
         )
         config = self._config
         return PreparedPayload(
-            runtime.name,
+            f"A:{runtime.name}",
             launch,
             places,
             limits,
@@ -242,13 +310,13 @@ class PreparedPayload:
 
     @property
     def isolation(self) -> str:
-        """``apptainer``, ``singularity`` or ``plain``."""
+        """The rung and what makes it: ``A:apptainer``, ``A:singularity``, ``B:uid``, ``C:landlock``, ``D:none``."""
         return self._isolation
 
     @property
     def mark(self) -> Mapping[str, Any]:
         """What a successor needs to find what is left of it."""
-        return leftovers.mark(self._launch.tracking_id)
+        return leftovers.mark(self._launch.tracking_id, self._launch.account)
 
     @property
     def sample(self) -> TreeSample | None:
@@ -279,6 +347,8 @@ class PreparedPayload:
                 reason = scope.reason or StopReason(StopKind.INTERNAL, "the pilot could not go on")
                 end = process.finish(self._end(process, reason, monitor))
                 watcher.join(1.0)
+        if self._launch.account is not None:
+            self._launch.account.open_to_pilot(self._places.work, self._places.scratch)
         return self._report(end, monitor, cgroup.oom_kill_count() - killed_before)
 
     def _new_monitor(self, process: PayloadProcess, scope: Stop) -> Monitor:
@@ -296,6 +366,7 @@ class PreparedPayload:
             declared=self._declared,
             group=cgroup.memory_group(),
             record=places.control / leftovers.LAST_SAMPLE,
+            eyes=self._launch.account.eyes if self._launch.account else nullcontext,
         )
 
     def _end(self, process: PayloadProcess, reason: StopReason, monitor: Monitor) -> StopReason | None:

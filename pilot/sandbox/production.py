@@ -120,6 +120,8 @@ class Production:
                 "MINIRC2_IMAGE": str(self.image),
                 "APPTAINER_OPTIONS": f"--bind {self._repo}:{REPO_INSIDE}",
             }
+            # containers mount, which Landlock forbids; another user could not reach this world's folders
+            queue["own_containers"], settings["require_isolation"] = True, "none"
         settings["queues"] = {QUEUE: queue}
         path = self.world.state_dir / "production.yaml"
         path.write_text(yaml.safe_dump(settings, sort_keys=False))

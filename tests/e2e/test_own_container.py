@@ -107,7 +107,7 @@ def test_jobs_that_bring_their_own_container_finish(run: Run, name: str) -> None
     assert run.end.exit_code == 0, run.end.stderr
     run.world.sandbox.wait_for(panda_id, {"finished"}, 5)
     told = run.end.jobs[panda_id]
-    assert (told["state"], told["isolation"], told["trans_exit_code"]) == ("finished", "plain", 0)
+    assert (told["state"], told["isolation"], told["trans_exit_code"]) == ("finished", "D:none", 0)
     assert told["max_pss_bytes"] > 50_000_000
     log = public(run.world, log_url(run.world, panda_id, "payload-log.json")).text
     assert all(json.loads(line)["message"] for line in log.splitlines()[:5])

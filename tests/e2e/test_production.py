@@ -58,7 +58,7 @@ def test_all_jobs_finish(run: Run) -> None:
 
 
 def test_every_job_ran_in_the_image_that_was_fetched_once(run: Run) -> None:
-    assert {job["isolation"] for job in run.end.jobs.values()} == {"apptainer"}
+    assert {job["isolation"] for job in run.end.jobs.values()} == {"A:apptainer"}
     assert run.end.stderr.count("fetching image") == 1
 
 

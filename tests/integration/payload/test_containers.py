@@ -39,7 +39,7 @@ def fuse_helpers() -> list[int]:
 def test_a_payload_runs_in_its_image_and_its_code_is_told(payloads: Payloads, image: Path) -> None:
     payloads.set(image=str(image))
     ran = payloads.run("pwd; echo $HOME $TMPDIR; echo out >result; exit 3")
-    assert (ran.end.exit_code, ran.end.isolation, ran.end.container_message) == (3, "apptainer", None)
+    assert (ran.end.exit_code, ran.end.isolation, ran.end.container_message) == (3, "A:apptainer", None)
     assert ran.stdout.split() == ["/srv", "/tmp/home", "/tmp"]
     assert (ran.folder.work / "result").read_text() == "out\n"
     assert not (ran.folder.work / ".pilot").exists()
@@ -140,7 +140,7 @@ def test_a_pilot_that_is_killed_takes_its_container_along(
 
 
 def test_the_jobs_image_is_used_when_the_operator_names_none(payloads: Payloads, busybox: tuple[Path, Path]) -> None:
-    assert payloads.run("true", container_name=str(busybox[1])).end.isolation == "apptainer"
+    assert payloads.run("true", container_name=str(busybox[1])).end.isolation == "A:apptainer"
     payloads.set(image=str(busybox[1]))
     assert payloads.run("test -e /bin/busybox", container_name="docker://x/y").end.exit_code == 0
 

@@ -33,7 +33,7 @@ def says(word: str) -> Callable[[JobFolder], bool]:
 
 def test_a_command_runs_with_bash_in_its_work_folder_and_its_code_is_told(payloads: Payloads) -> None:
     ran = payloads.run('[[ a == a ]] && echo "$(</proc/self/comm) $PWD" && echo oops >&2; exit 3')
-    assert (ran.end.exit_code, ran.end.signal, ran.end.isolation) == (3, None, "plain")
+    assert (ran.end.exit_code, ran.end.signal, ran.end.isolation) == (3, None, "C:landlock")
     assert ran.stdout.split()[1] == str(ran.folder.work)
     assert ran.end.first_error == "oops"
     assert ran.end.stopped_by is None
@@ -192,7 +192,7 @@ def test_too_large_a_work_folder_ends_it(payloads: Payloads) -> None:
 
 def test_the_job_may_name_an_image_but_the_operator_decides_for_plain(payloads: Payloads) -> None:
     payloads.set(runtime="plain")
-    assert payloads.run("true", container_name="docker://x/y").end.isolation == "plain"
+    assert payloads.run("true", container_name="docker://x/y").end.isolation == "C:landlock"
 
 
 def test_a_demanded_container_without_an_image_is_refused(payloads: Payloads) -> None:

@@ -22,8 +22,8 @@ def test_a_job_runs_in_the_image_it_is_given(
     image = busybox[0] if kind == "SIF" else busybox[1]
     well, ill = submit(world, ABOUT), submit(world, "echo 'inside it failed' >&2; exit 7")
     end = pilots.run(*HASTY, "--image", str(image), env={"MY_TOKEN": "pilots-own"})
-    assert (end.jobs[well]["state"], end.jobs[well]["isolation"]) == ("finished", "apptainer"), end.stderr
-    assert "isolation=apptainer" in world.sandbox.job(well)["fields"]["jobmetrics"]
+    assert (end.jobs[well]["state"], end.jobs[well]["isolation"]) == ("finished", "A:apptainer"), end.stderr
+    assert "isolation=A:apptainer" in world.sandbox.job(well)["fields"]["jobmetrics"]
     lines = public(world, log_url(world, well, "payload.stdout")).text.splitlines()
     assert lines[0] == "/srv"
     assert "srv" in lines
@@ -50,7 +50,7 @@ def test_the_queues_image_is_fetched_once_for_all_jobs(
     config = pilots.settings(queues={QUEUE: {"image": f"gs://{TRANSFORM_BUCKET}/busybox.sif"}})
     end = pilots.run(*HASTY, config=config)
     for panda_id in ids:
-        assert (end.jobs[panda_id]["state"], end.jobs[panda_id]["isolation"]) == ("finished", "apptainer"), end.stderr
+        assert (end.jobs[panda_id]["state"], end.jobs[panda_id]["isolation"]) == ("finished", "A:apptainer"), end.stderr
     assert end.stderr.count("fetching image") == 1
     assert len(list((end.workdir / "images").glob("*.sif"))) == 1
 
@@ -58,7 +58,7 @@ def test_the_queues_image_is_fetched_once_for_all_jobs(
 def test_runtime_plain_runs_without_the_image(world: World, pilots: Pilots, busybox: tuple[Path, Path]) -> None:
     panda_id = submit(world, "echo $BASH_VERSION")
     end = pilots.run(*HASTY, "--image", str(busybox[0]), "--runtime", "plain")
-    assert (end.jobs[panda_id]["state"], end.jobs[panda_id]["isolation"]) == ("finished", "plain")
+    assert (end.jobs[panda_id]["state"], end.jobs[panda_id]["isolation"]) == ("finished", "C:landlock")
     assert public(world, log_url(world, panda_id, "payload.stdout")).text.strip()
 
 
