@@ -391,8 +391,10 @@ class _Run:
                 os.kill(pid, signal.SIGSTOP)
                 self._later(strike, lambda: _signal(pid, signal.SIGCONT))
             case Fault.PAYLOAD_KILLED:
-                for payload in self._payload_processes():
-                    _signal(payload, signal.SIGKILL)
+                payload = self._payload_processes()
+                self._note(f"processes of the payload: {len(payload)}")
+                for member in payload:
+                    _signal(member, signal.SIGKILL)
             case Fault.ENOSPC:
                 assert self._volume is not None
                 self._volume.fill()
@@ -466,7 +468,7 @@ class _Run:
     # --- what is seen
 
     def _payload_processes(self) -> list[int]:
-        return [pid for pid, words in self._processes() if self._key in words and str(ENTRY) not in words]
+        return [pid for pid, words in self._processes() if str(ENTRY) not in words]
 
     def _processes(self) -> list[tuple[int, str]]:
         """Living processes whose command line or environment names this run's folder."""
