@@ -136,10 +136,11 @@ def run_job(
     if parsed.attempt is None:
         logger.error("the server sent a job that names no PandaID: %s", parsed.diagnosis)
         return None
+    folder, journal = JobFolder(volume.jobs / str(parsed.attempt)), None
     with ExitStack() as closing:
         closing.enter_context(redactor.knowing(Secret(text) for text in secret_texts(acquired.definition)))
         try:
-            folder = volume.open_job(parsed.attempt)
+            volume.open_job(parsed.attempt)
             journal = Journal(folder.journal, volume.release_reserve)
             closing.callback(journal.close)
             probe(Point.ACQUIRE_ANSWERED)
@@ -154,7 +155,9 @@ def run_job(
             closing.enter_context(log_to_file(folder.pilot_log))
         except OSError as error:
             return _report_without_folder(parsed.attempt, acquired.api, parts, worker_stop, error)
-        record = JobRun(parsed, parsed.attempt, acquired.api, parts, folder, journal, acquire_s).live(worker_stop)
+        room = volume.open_reserve_for_logs
+        job_run = JobRun(parsed, parsed.attempt, acquired.api, parts, folder, journal, acquire_s, room)
+        record = job_run.live(worker_stop)
     _clear_away(record, folder, volume)
     return record
 
@@ -178,7 +181,8 @@ def finish_job(
             return _report_without_folder(left.attempt, left.api, parts, worker_stop, error)
         parts = replace(parts, identity=replace(parts.identity, batch_id=left.batch_id))
         parsed = parse_job(left.definition)
-        record = JobRun(parsed, left.attempt, left.api, parts, folder, journal, 0.0).resume(worker_stop, left)
+        room = volume.open_reserve_for_logs
+        record = JobRun(parsed, left.attempt, left.api, parts, folder, journal, 0.0, room).resume(worker_stop, left)
     _clear_away(record, folder, volume)
     return record
 
@@ -203,6 +207,7 @@ class JobRun:
         folder: JobFolder,
         journal: Journal,
         acquire_s: float,
+        make_room_for_logs: Callable[[], None],
     ) -> None:
         self._parsed = parsed
         self._attempt = attempt
@@ -210,6 +215,7 @@ class JobRun:
         self._parts = parts
         self._folder = folder
         self._journal = journal
+        self._make_room_for_logs = make_room_for_logs
         self._log_url = parts.logs.url(attempt.panda_id)
         self._times = StageTimes(acquire_s=acquire_s)
         self._started_at = utc_now()
@@ -387,6 +393,7 @@ class JobRun:
 
     def _store_logs(self, helpers: Helpers) -> LogsStored:
         self._end_pump(helpers)
+        self._make_room_for_logs()
         try:
             stored = self._timed(
                 "log_s",
@@ -570,18 +577,34 @@ def _words(outcome: Outcome) -> str:
     return f" ({outcome.pilot_error.code}: {outcome.pilot_error})" if outcome.pilot_error else ""
 
 
-def _report_without_folder(
-    attempt: Attempt, api: ApiGeneration, parts: JobParts, worker_stop: Stop, error: OSError
+def _report_without_log(
+    attempt: Attempt,
+    api: ApiGeneration,
+    parts: JobParts,
+    worker_stop: Stop,
+    error: OSError,
+    journal: Journal | None,
+    prepared: Mapping[str, FieldValue] | None = None,
 ) -> JobRecord:
-    """The work volume takes nothing: the job is reported failed all the same, straight from memory."""
+    """The work volume takes no folder, journal or log: the job is reported all the same, journalled where that can be.
+
+    ``prepared``: an earlier pilot's report; it may have been sent, so no other may follow it. Else the job has failed.
+    """
     outcome = _without_secrets(failed(_disk_diagnosis(error)))
     log_url = parts.logs.url(attempt.panda_id)
-    logger.error("job %s: no folder can be made for it: %s", attempt, outcome.pilot_error)
-    body = update_fields(attempt, JobState.FAILED, parts.identity, log_url)
-    if outcome.pilot_error is not None:
-        body |= {"pilot_error_code": outcome.pilot_error.code, "pilot_error_diag": str(outcome.pilot_error)}
+    logger.error("job %s: nothing can be written for it: %s", attempt, outcome.pilot_error)
+    body: Mapping[str, FieldValue] = update_fields(attempt, JobState.FAILED, parts.identity, log_url) | {
+        "pilot_error_code": outcome.pilot_error.code if outcome.pilot_error else 0,
+        "pilot_error_diag": str(outcome.pilot_error or ""),
+    }
+    if prepared is not None:
+        body, outcome = prepared, Outcome(JobState(str(prepared["job_status"])))
     with worker_stop.grace(parts.shutdown_s) as grace:
-        delivery = deliver_final(parts.server, attempt, api, body, grace, parts.final_retry_s)
+        if journal is None:
+            delivery = deliver_final(parts.server, attempt, api, body, grace, parts.final_retry_s)
+        else:
+            known = prepared is not None
+            delivery = send_final(parts.server, journal, attempt, api, body, grace, parts.final_retry_s, prepared=known)
     return JobRecord(attempt, None, outcome, delivery, log_url)
 
 

@@ -19,6 +19,7 @@ logger = logging.getLogger("pilot.workdir")
 
 KEPT_JOURNALS = 100  # of settled jobs
 RESERVE_BYTES = 16 << 20  # kept free so that the last report can be written on a full disk
+REPORT_BYTES = 1 << 20  # of the reserve: the journal's last records, the report's body among them
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +157,14 @@ class WorkVolume:
                 raise
             return False
         return True
+
+    def open_reserve_for_logs(self) -> None:
+        """On a nearly full disk, give all of the reserve but what the report itself needs to the log bundle."""
+        try:
+            if self.free_bytes() < RESERVE_BYTES and self.reserve.lstat().st_size > REPORT_BYTES:
+                os.truncate(self.reserve, REPORT_BYTES)
+        except OSError:
+            return  # there is none, or it is spent
 
     def release_reserve(self) -> bool:
         """Give the reserve up; True when there was one."""

@@ -388,3 +388,15 @@ def test_a_job_that_fills_the_disk_is_reported(world: World, pilots: Pilots) -> 
     end = pilots.run("--max-jobs", "1", "--min-free-mib", "0", workdir=workdir, wrap=wrap)
     fields = failed(world, end, panda_id)
     assert fields["piloterrorcode"] == 1098, fields["piloterrordiag"]
+
+
+def test_a_job_that_ends_well_on_a_full_disk_is_finished_with_its_log(world: World, pilots: Pilots) -> None:
+    panda_id = submit(world, "echo done; head -c 40m /dev/zero > big || true", maxDiskCount=0)
+    workdir = pilots.folder / "volume"
+    workdir.mkdir()
+    wrap = ("unshare", "--mount", *shell(SMALL_VOLUME, str(workdir)))
+    end = pilots.run("--max-jobs", "1", "--min-free-mib", "0", workdir=workdir, wrap=wrap)
+    assert end.exit_code == 0, end.stderr
+    assert world.sandbox.wait_for(panda_id, {"finished", "failed"})["status"] == "finished", end.stderr
+    log = public(world, log_url(world, panda_id, "payload.stdout"))
+    assert log.text == "done\n"

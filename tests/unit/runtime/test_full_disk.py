@@ -165,3 +165,17 @@ print(json.dumps({"code": code, "asked": len(asked)}))
 def test_all_that_a_successor_needs_is_worth_the_reserve() -> None:
     assert {Event.ACQUIRED, Event.PAYLOAD_EXITED, Event.FINAL_PREPARED, Event.FINAL_ACKED} <= WORTH_THE_RESERVE
     assert Event.PAYLOAD_STARTING not in WORTH_THE_RESERVE
+
+
+def test_on_a_nearly_full_disk_the_logs_get_the_reserve_but_what_the_report_needs(tmp_path: Path) -> None:
+    found = on_small_disk(
+        tmp_path,
+        """
+with volume.held():
+    fill()
+    volume.open_reserve_for_logs()
+    kept, free = volume.reserve.stat().st_blocks * 512, volume.free_bytes()
+print(json.dumps({"kept": kept, "free": free}))
+""",
+    )
+    assert found == {"kept": 1 << 20, "free": RESERVE_BYTES - (1 << 20)}
