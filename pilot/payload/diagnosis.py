@@ -27,6 +27,8 @@ _EMPTY_WORDS = ("MPGraphExecutorError: One or more tasks failed", "Killed", "Ter
 _EXCEPTION = re.compile(r"Exception ([A-Za-z_][\w.]*: .+)", re.DOTALL)
 _RAISED = re.compile(r"[A-Za-z_][\w.]*(: |$)")
 _NO_WORK = ("exited early with no work found", "Nothing to do for task")
+# A log line that complains of nothing: level, when and who, then the message. All a dying process may have left.
+_PLAIN_RECORD = re.compile(r"(?:TRACE|DEBUG|VERBOSE|INFO)\b.*? - (?P<message>.+)")
 _ESCAPES = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)?|[@-Z\\-_])")
 _NESTING = re.compile(rb"[\[{]")
 
@@ -53,12 +55,16 @@ def read_words(work: Path, stderr: Path, log_name: str = PAYLOAD_LOG) -> Payload
 
 
 def last_meaningful_line(stderr: Path) -> str | None:
-    """The last line of stderr that says anything; None when there is none, or the file is no ordinary one."""
+    """The last line of stderr that says anything; None when there is none, or the file is no ordinary one.
+
+    A line that is no complaint is given as what it is: it tells where the payload was when it died.
+    """
     lines = _bytes(stderr, MAX_STDERR_BYTES, from_end=True).decode("utf-8", "replace").splitlines()
     for line in reversed(lines):
         text = printable(line)
         if text and not any(words in text for words in _EMPTY_WORDS):
-            return text
+            record = _PLAIN_RECORD.match(text)
+            return f"it last said: {record['message']}" if record else text
     return None
 
 

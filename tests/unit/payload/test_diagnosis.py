@@ -125,3 +125,12 @@ def test_any_bytes_at_all_give_a_short_printable_line(tmp_path: Path, content: b
     (tmp_path / "stderr").write_bytes(content)
     words = read_words(tmp_path, tmp_path / "stderr").first_error
     assert words is None or (words.isprintable() and len(words) <= MAX_TEXT_CHARS)
+
+
+def test_a_last_line_that_is_no_complaint_is_quoted_as_the_last_words(stderr: Path) -> None:
+    stderr.write_text(
+        "INFO 2026-11-23T06:06:29.318+00:00 lsst.pipe.base (isr:{detector: 0})(executor.py:302) - Constructing task isr\n"
+    )
+    assert last_meaningful_line(stderr) == "it last said: Constructing task isr"
+    stderr.write_text("INFO without any more\n")
+    assert last_meaningful_line(stderr) == "INFO without any more"
