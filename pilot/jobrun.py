@@ -154,10 +154,11 @@ def run_job(
             probe(Point.ACQUIRED)
             closing.enter_context(log_to_file(folder.pilot_log))
         except OSError as error:
-            return _report_without_folder(parsed.attempt, acquired.api, parts, worker_stop, error)
-        room = volume.open_reserve_for_logs
-        job_run = JobRun(parsed, parsed.attempt, acquired.api, parts, folder, journal, acquire_s, room)
-        record = job_run.live(worker_stop)
+            record = _report_without_log(parsed.attempt, acquired.api, parts, worker_stop, error, journal)
+        else:
+            room = volume.open_reserve_for_logs
+            job_run = JobRun(parsed, parsed.attempt, acquired.api, parts, folder, journal, acquire_s, room)
+            record = job_run.live(worker_stop)
     _clear_away(record, folder, volume)
     return record
 
@@ -172,17 +173,18 @@ def finish_job(
     if left.settled:
         volume.archive(folder)
         return None
+    parts = replace(parts, identity=replace(parts.identity, batch_id=left.batch_id))
+    journal = None
     with ExitStack() as closing:
         try:
             journal = Journal(folder.journal, volume.release_reserve)
             closing.callback(journal.close)
             closing.enter_context(log_to_file(folder.pilot_log))
         except OSError as error:
-            return _report_without_folder(left.attempt, left.api, parts, worker_stop, error)
-        parts = replace(parts, identity=replace(parts.identity, batch_id=left.batch_id))
-        parsed = parse_job(left.definition)
-        room = volume.open_reserve_for_logs
-        record = JobRun(parsed, left.attempt, left.api, parts, folder, journal, 0.0, room).resume(worker_stop, left)
+            record = _report_without_log(left.attempt, left.api, parts, worker_stop, error, journal, left.body)
+        else:
+            job, room = parse_job(left.definition), volume.open_reserve_for_logs
+            record = JobRun(job, left.attempt, left.api, parts, folder, journal, 0.0, room).resume(worker_stop, left)
     _clear_away(record, folder, volume)
     return record
 

@@ -15,9 +15,10 @@ import pytest
 from pilot.job.errors import Diagnosis, PayloadError, PilotError, StageInError, StageOutError
 from pilot.job.model import ApiGeneration
 from pilot.job.states import JobState
-from pilot.jobrun import JobRecord, run_job
+from pilot.jobrun import JobRecord, finish_job, run_job
 from pilot.outbox import Delivery
 from pilot.ports import Acquired, ServerRefused, ServerUnreachable
+from pilot.recovery import fold
 from pilot.runtime.journal import Event, read_journal
 from pilot.runtime.stop import Stop, StopKind
 from pilot.runtime.workdir import JobFolder
@@ -177,6 +178,24 @@ def test_a_log_that_cannot_be_opened_is_no_reason_to_lose_the_job(bench: Bench) 
     (bench.volume.jobs / "4711.2" / "logs" / "pilotlog.txt").mkdir(parents=True)
     run(bench)
     assert (code(bench), bench.payload.runs) == (1303, 0)
+
+
+def test_a_report_without_a_log_is_journalled_and_its_folder_goes(bench: Bench) -> None:
+    blocked = bench.volume.jobs / "4711.2" / "logs" / "pilotlog.txt"
+    blocked.mkdir(parents=True)
+    bench.server.trouble["failed"] = [ServerUnreachable("down")] * 1000
+    bench.final_retry_s = 0.1
+    assert run(bench).delivery is Delivery.UNDELIVERED
+    prepared = fold(read_journal(bench.volume.jobs / "4711.2" / "journal"))
+    assert prepared is not None
+    assert prepared.body is not None
+    bench.server.trouble.clear()
+    folder = JobFolder(bench.volume.jobs / "4711.2")
+    record = finish_job(prepared, folder, bench.parts, bench.volume, bench.stop)
+    assert record is not None
+    assert record.delivery is Delivery.ACKNOWLEDGED
+    assert bench.server.final == prepared.body
+    assert not folder.root.exists()
 
 
 # --- the start --------------------------------------------------------------------------------------------------------
