@@ -241,8 +241,10 @@ class Monitor:
             due_s = monotonic_s() + pause_s
 
     def _next_pause_s(self, pause_s: float, sample: TreeSample, before: TreeSample | None) -> float:
-        limit = self._limits.memory_bytes
+        limit, walltime_s = self._limits.memory_bytes, self._limits.walltime_s
         longest_s = LONGEST_PAUSE_S
+        if walltime_s is not None:  # its end is known
+            longest_s = min(longest_s, max(walltime_s - sample.elapsed_s, 0.0) + FIRST_PAUSE_S)
         if limit is not None:
             past_s = sample.elapsed_s - before.elapsed_s if before else sample.elapsed_s
             grown = sample.memory_bytes - (before.memory_bytes if before else 0)

@@ -15,6 +15,7 @@ import base64
 import json
 import os
 import resource
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -92,8 +93,7 @@ def run_payload(root: Path, text: str, stop: Stop) -> dict[str, Any]:
 def one(growth_mib_s: float) -> None:
     """Inside the control group: the pilot's side of one run."""
     with tempfile.TemporaryDirectory(prefix="pilot-guard-") as root:
-        (Path(root) / "hog.py").write_text(HOG)
-        text = f"exec {sys.executable} -S {root}/hog.py {growth_mib_s * (1 << 20):.0f}"
+        text = f"exec {sys.executable} -S -c {shlex.quote(HOG)} {growth_mib_s * (1 << 20):.0f}"
         print(json.dumps(run_payload(Path(root) / "volume", text, Stop())))
 
 
