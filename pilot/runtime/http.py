@@ -56,18 +56,18 @@ class Answer:
 
 
 def new_session(ca_path: str | None = None, client_cert: tuple[str, str] | None = None) -> requests.Session:
-    """A requests session that reads nothing from the environment.
+    """A requests session that reads nothing from the environment and follows no redirect.
 
     ``ca_path``: a bundle file or a hashed directory, else the system's CAs. ``client_cert``: certificate and key paths.
     """
-    import requests
     from requests.adapters import HTTPAdapter
 
-    session = requests.Session()
+    from pilot.runtime.strict_session import StrictSession
+
+    session = StrictSession()
     session.trust_env = False
     session.verify = ca_path or system_ca()
     session.cert = client_cert
-    session.max_redirects = 3
     session.headers["User-Agent"] = USER_AGENT
     session.mount("http://", HTTPAdapter(max_retries=0, pool_maxsize=8))
     session.mount("https://", HTTPAdapter(max_retries=0, pool_maxsize=8))

@@ -27,6 +27,7 @@ from pilot.job.model import Checksum, ChecksumAlgorithm
 from pilot.runtime.http import USER_AGENT, new_session, system_ca
 from pilot.runtime.retry import RETRYABLE_HTTP_STATUSES
 from pilot.runtime.secret import SecretFile
+from pilot.runtime.strict_session import StrictSession
 from pilot.storage import google_credentials
 from pilot.storage.checksum import from_base64, from_goog_hash
 from pilot.storage.store import (
@@ -151,7 +152,7 @@ class GcsStore:
     def _new_client(self) -> Any:
         credentials = self._credentials()
         authenticator = Request(new_session(self._options.ca_path))
-        session = AuthorizedSession(credentials, auth_request=authenticator)  # type: ignore[no-untyped-call]
+        session = _StrictAuthorizedSession(credentials, auth_request=authenticator)  # type: ignore[no-untyped-call]
         session.trust_env = False
         session.verify = self._options.ca_path or system_ca()
         session.headers["User-Agent"] = USER_AGENT
@@ -173,6 +174,10 @@ class GcsStore:
         if self._options.metadata_url:
             return google_credentials.WorkloadIdentity(self._options.metadata_url)
         return google_credentials.anonymous()
+
+
+class _StrictAuthorizedSession(StrictSession, AuthorizedSession):
+    """Google's session: tokens are put on every request, so none may be led elsewhere."""
 
 
 class _BlockwiseAdapter(HTTPAdapter):

@@ -52,6 +52,7 @@ BLOCK_BYTES = 1 << 20
 MD5_AHEAD_MAX_BYTES = (
     64 << 20
 )  # up to here an upload carries Content-MD5; reading twice is cheap while the file is in the page cache
+MAX_ANSWER_BYTES = 16 << 20  # of what is no object
 PLAIN_MD5 = re.compile(r"[0-9a-f]{32}")
 
 
@@ -186,7 +187,30 @@ def _new_client(options: S3Options, key: S3Key) -> Any:
         max_pool_connections=8,
         ignore_configured_endpoint_urls=True,
     )
-    return session.client("s3", endpoint_url=options.endpoint, verify=options.ca_path or system_ca(), config=config)
+    client = session.client("s3", endpoint_url=options.endpoint, verify=options.ca_path or system_ca(), config=config)
+    client.meta.events.register("before-send.s3", _BoundedSending(client))
+    return client
+
+
+class _BoundedSending:
+    """Sends in the library's place, and reads what is no object (answers, errors) up to a bound: the library has none."""
+
+    def __init__(self, client: Any) -> None:
+        self._http: Any = client._endpoint.http_session
+
+    def __call__(self, request: Any, **_about: Any) -> Any:
+        streamed, request.stream_output = request.stream_output, True
+        response = self._http.send(request)
+        if not streamed or response.status_code >= 300:
+            with closing(response.raw) as raw:
+                response._content = raw.read(MAX_ANSWER_BYTES + 1, decode_content=True)
+            if len(response._content) > MAX_ANSWER_BYTES:
+                raise EndlessAnswer(error=f"an answer of more than {MAX_ANSWER_BYTES} bytes")
+        return response
+
+
+class EndlessAnswer(botocore.exceptions.HTTPClientError):  # type: ignore[misc]  # untyped base
+    """The peer sent more than an answer may have."""
 
 
 def _md5_ahead(source: Source) -> str:

@@ -1,4 +1,4 @@
-"""Plain HTTPS downloads (``https://``): images, transforms, and doors that speak WebDAV. No credentials are ever sent."""
+"""Plain HTTPS downloads (``https://``): images, and doors that speak WebDAV. No credentials are ever sent."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ MAX_HOPS = 4
 
 
 class WebStore:
-    """Reads from any HTTPS server; redirects are followed to HTTPS only. Writing is not offered."""
+    """Reads from any HTTPS server; redirects are followed on the same host only. Writing is not offered."""
 
     upload_checksum: ChecksumAlgorithm = "adler32"
 
@@ -77,13 +77,25 @@ class WebStore:
                 stream=True,
             ) as response:
                 if response.is_redirect:
-                    url = urljoin(url, response.headers["location"])
+                    url = _on_the_same_host(url, response.headers["location"])
                     continue
                 if response.status_code != 200:
                     raise _from_status(url, response)
                 yield response
                 return
         raise Refused(f"{shown(url)}: more than {MAX_HOPS - 1} redirects")
+
+
+def _on_the_same_host(url: str, target: str) -> str:
+    """What was named is what is fetched: another host could serve anything, or be one that only the pilot can reach."""
+    try:
+        absolute = urljoin(url, target)
+        here, there = urlsplit(url), urlsplit(absolute)
+    except ValueError:
+        raise Refused(f"{shown(url)} redirects to something that is no URL") from None
+    if (here.scheme, here.netloc) != (there.scheme, there.netloc):
+        raise Refused(f"{shown(url)} redirects to another host ({there.netloc[:100]}): name the final URL instead")
+    return absolute
 
 
 def _described(response: requests.Response) -> StoredObject:
