@@ -10,6 +10,7 @@ import ctypes
 import json
 import os
 import pwd
+import resource
 import shutil
 import subprocess
 import sys
@@ -274,6 +275,7 @@ def require(required: Level, plain: Plain, container: str) -> None:
 def hide_memory() -> None:
     """Nobody of our own user may look into this process (memory, environment, descriptors), and it leaves no core file."""
     _libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 def join_group(gid: int) -> None:
