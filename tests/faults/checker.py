@@ -59,6 +59,7 @@ def violations(evidence: Evidence) -> list[str]:
         *_starts(evidence),
         *_one_outcome(told),
         *_silent_afterwards(told),
+        *_one_batch(told),
         *_success_is_proven(evidence, told),
         *_failure_is_named(told),
         *_ended(evidence, told),
@@ -112,6 +113,12 @@ def _silent_afterwards(told: list[Told]) -> list[str]:
     finals = [update.seq for update in told if update.status in FINAL_REPORTS]
     late = [update for update in told if finals and update.seq > finals[0] and update.status not in FINAL_REPORTS]
     return [f"{update.status!r} was reported after a final report had been sent" for update in late]
+
+
+def _one_batch(told: list[Told]) -> list[str]:
+    """The server takes another batch id for another pilot's (its rule), so a job keeps its first one."""
+    ids = list(dict.fromkeys(str(update.field("batch_id", "batchID")) for update in told))
+    return [f"a job was reported under several batch ids: {', '.join(ids)}"] if len(ids) > 1 else []
 
 
 def _success_is_proven(evidence: Evidence, told: list[Told]) -> list[str]:

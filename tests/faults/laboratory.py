@@ -281,6 +281,7 @@ class _Run:
         run_file.write_text(json.dumps(run))
         argv = [*(self._volume.wrap if self._volume else []), sys.executable, str(ENTRY), str(run_file)]
         argv += ["--queue", QUEUE, "--config", str(self.world.state_dir / "pilot.yaml"), "--workdir", str(self.work)]
+        argv += ["--batch-id", f"pod-{self.pilots}"]  # each start is a pod of its own
         argv += [text for name, value in OPTIONS.items() for text in (f"--{name}", str(value))]
         with self._log(self.pilots).open("wb") as log:
             process = subprocess.Popen(

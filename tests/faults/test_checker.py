@@ -75,6 +75,7 @@ BROKEN = {
     "taken no final report": kept(ledger=[entry(1, "starting")], job=FAILED),
     "taken no final report of it": kept(ledger=[], payload_notes=[], job=GIVEN_UP, point=Point.FOLDER_MADE),
     "and the server has taken no": kept(ledger=[], payload_notes=["start"], job=GIVEN_UP, point=Point.ACQUIRE_ANSWERED),
+    "several batch ids": kept(ledger=[entry(1, "starting", batch_id="a"), final(2, batch_id="b")]),
     "a process is left": kept(processes=["sleep 30"]),
     "folder is left": kept(folders=["7.0"]),
     "did not leave by itself": kept(hung=["pilot 1"]),
