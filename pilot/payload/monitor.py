@@ -34,6 +34,7 @@ logger = logging.getLogger("pilot.monitor")
 
 FIRST_PAUSE_S = 0.05
 LONGEST_PAUSE_S = 5.0
+PAUSE_GROWTH = 1.8
 CLOSEST_PAUSE_S = 0.5  # right at the memory limit
 LEAST_GROWTH_PER_S = 100 << 20  # assumed of memory that has not grown lately
 LEAST_WRITING_PER_S = 200 << 20  # and of the work folder
@@ -250,7 +251,7 @@ class Monitor:
             grown = sample.memory_bytes - (before.memory_bytes if before else 0)
             due_s = next_look_s(sample.memory_bytes, limit, grown / max(past_s, 0.01), LEAST_GROWTH_PER_S)
             longest_s = min(longest_s, max(due_s, CLOSEST_PAUSE_S))
-        return min(pause_s * 1.5, longest_s)
+        return min(pause_s * PAUSE_GROWTH, longest_s)
 
     def _take(self) -> TreeSample | None:
         members = self._process.members()

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PROC = "/proc"
+READ_BYTES = 1 << 16
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 PAGE_BYTES = os.sysconf("SC_PAGESIZE")
 
@@ -138,8 +139,11 @@ def _read(path: str) -> bytes:
     except OSError:
         return b""
     try:
-        pieces = []
-        while piece := os.read(descriptor, 65536):
+        piece = os.read(descriptor, READ_BYTES)
+        if len(piece) < READ_BYTES:  # the kernel gives such a file in one piece: no second call to hear that it is over
+            return piece
+        pieces = [piece]
+        while piece := os.read(descriptor, READ_BYTES):
             pieces.append(piece)
         return b"".join(pieces)
     except OSError:

@@ -97,12 +97,17 @@ def one(growth_mib_s: float) -> None:
         print(json.dumps(run_payload(Path(root) / "volume", text, Stop())))
 
 
+def run_inside(group: Path, *arguments: str, timeout_s: float) -> subprocess.CompletedProcess[str]:
+    """This program again, as a process of the group."""
+    command = (sys.executable, "-m", "tests.bench.guard", *arguments)
+    entered = ("sh", "-c", f'echo $$ > "{group}/cgroup.procs" && exec "$@"', "sh", *command)
+    return subprocess.run(entered, capture_output=True, text=True, timeout=timeout_s)
+
+
 def against_the_kernel(limit_bytes: int, growth_mib_s: float) -> dict[str, Any]:
     """One run; ``guard_first`` when the payload was stopped and the kernel had killed nothing."""
     with memory_group(limit_bytes) as group:
-        command = (sys.executable, "-m", "tests.bench.guard", "--one", str(growth_mib_s))
-        entered = ("sh", "-c", f'echo $$ > "{group}/cgroup.procs" && exec "$@"', "sh", *command)
-        done = subprocess.run(entered, capture_output=True, text=True, timeout=RUN_TIMEOUT_S)
+        done = run_inside(group, "--one", str(growth_mib_s), timeout_s=RUN_TIMEOUT_S)
         peak_mib = int((group / "memory.max_usage_in_bytes").read_text()) >> 20
         counters = dict(line.split() for line in (group / "memory.oom_control").read_text().splitlines())
     found: dict[str, Any] = (
@@ -117,7 +122,17 @@ def against_the_kernel(limit_bytes: int, growth_mib_s: float) -> dict[str, Any]:
 
 
 def quiet(seconds: float) -> dict[str, float]:
-    """CPU seconds the pilot's payload part uses while a payload sleeps, everything but the payload counted."""
+    """CPU seconds the pilot's payload part uses while a payload sleeps: everything but the payload, start and stop apart."""
+    briefly_s, used_s = _used_while_quiet(0.2), _used_while_quiet(seconds)
+    return {
+        "seconds": seconds,
+        "cpu_s": round(used_s, 4),
+        "start_and_stop_cpu_s": round(briefly_s, 4),
+        "cpu_s_per_minute": round((used_s - briefly_s) * 60 / seconds, 4),
+    }
+
+
+def _used_while_quiet(seconds: float) -> float:
     stop = Stop()
     with tempfile.TemporaryDirectory(prefix="pilot-guard-") as root:
         timer = threading.Timer(seconds, stop.request, (StopReason(StopKind.SIGTERM),))
@@ -126,8 +141,7 @@ def quiet(seconds: float) -> dict[str, float]:
         run_payload(Path(root) / "volume", "exec sleep 100000", stop)
         after = resource.getrusage(resource.RUSAGE_SELF)
         timer.join()
-    used_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return {"seconds": seconds, "cpu_s": round(used_s, 4), "cpu_s_per_minute": round(used_s * 60 / seconds, 4)}
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def main() -> int:
@@ -137,14 +151,20 @@ def main() -> int:
     parser.add_argument("--growth-mib-s", type=float, default=200)
     parser.add_argument("--json", type=Path, help="write every run here")
     parser.add_argument("--quiet-s", type=float, help="measure a quiet payload instead, for so many seconds")
+    parser.add_argument("--quiet-here", type=float, help=argparse.SUPPRESS)
     parser.add_argument("--one", type=float, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one is not None:
         one(arguments.one)
         return 0
-    if arguments.quiet_s is not None:
-        print(json.dumps(quiet(arguments.quiet_s)))
+    if arguments.quiet_here is not None:
+        print(json.dumps(quiet(arguments.quiet_here)))
         return 0
+    if arguments.quiet_s is not None:
+        with memory_group(arguments.limit_mib << 20) as group:  # with a limit, so that its watch is at work
+            done = run_inside(group, "--quiet-here", str(arguments.quiet_s), timeout_s=arguments.quiet_s + 60)
+        print(done.stdout or done.stderr, end="")
+        return done.returncode
     runs = []
     for number in range(arguments.runs):
         run = against_the_kernel(arguments.limit_mib << 20, arguments.growth_mib_s)
