@@ -10,7 +10,7 @@ PYTEST := $(BIN)/pytest -q -p no:cacheprovider
 KEEP := $(shell [ -t 0 ] && [ -z "$$CI" ] && echo --keep)
 SOURCES := pilot tests
 
-.PHONY: soak help setup demo demo-quick test test-unit test-integration test-e2e lint type fmt bench faults long lock clean
+.PHONY: soak help setup demo demo-quick test test-unit test-integration test-e2e escape lint type fmt bench bench-redaction sbom faults long lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -37,6 +37,7 @@ test: setup lint type ## everything: lint, types, unit, contract, integration an
 	@scripts/prepare-machine postgresql faults
 	$(PYTEST) -n 2 --dist loadfile tests/unit tests/contract tests/integration
 	$(PYTEST) tests/faults
+	$(PYTEST) tests/escape
 	image=$$(scripts/build-payload-image) && PAYLOAD_IMAGE=$$image $(PYTEST) tests/e2e
 
 test-unit: $(STAMP) ## unit and contract tests only
@@ -55,6 +56,9 @@ PAIRS ?= 0
 faults: setup ## the fault laboratory: make faults SEED=n [SAMPLE=k] [PAIRS=m] [ONLY=run]
 	@scripts/prepare-machine faults
 	@$(BIN)/python -m tests.faults --seed $(SEED) --pairs $(PAIRS) $(if $(SAMPLE),--sample $(SAMPLE)) $(if $(ONLY),--only $(ONLY))
+
+escape: setup ## attempts to break out of a payload's confinement, on each rung; prints a table
+	@$(BIN)/python -m tests.escape
 
 long: setup ## hours: 2,000 pairs of faults, a real outage of five minutes, stops at random instants
 	@scripts/prepare-machine faults
@@ -76,6 +80,12 @@ bench: setup ## measure; writes build/bench.json and prints a table
 
 soak: setup ## 500 one-second jobs in one pilot: does it grow? (ten minutes)
 	@$(BIN)/python -m tests.bench.soak
+
+bench-redaction: $(STAMP) ## how fast secrets are found, and a million random cases of which none may leak
+	@$(BIN)/python -m tests.bench.redaction
+
+sbom: $(STAMP) ## build/sbom.json (CycloneDX) and docs/licences.md
+	@$(BIN)/python scripts/sbom
 
 lock: ## renew requirements.lock (hashed, no index URLs)
 	@$(BIN)/pip-compile -q --upgrade --generate-hashes --allow-unsafe --strip-extras --no-header --no-emit-index-url \

@@ -93,7 +93,7 @@ class Mode:
 
     def options(self) -> tuple[str, ...]:
         first = ("--userns",) if self.user_namespace else ()
-        return (*first, *ISOLATION, *(() if self.own_proc else ("--no-mount", "proc", "--bind", "/proc")))
+        return (*first, *ISOLATION, *(() if self.own_proc else ("--no-mount", "proc", "--bind", "/proc")), *_for_root())
 
     def __str__(self) -> str:
         return ("user namespace" if self.user_namespace else "root") + (
@@ -101,6 +101,17 @@ class Mode:
         )
 
 
+def _for_root() -> tuple[str, ...]:
+    """A container that root starts is root to the files of /proc and /sys, whatever namespace it is in (measured: it could
+    set the program that the node's kernel runs at a crash). What they rule is read-only for it, or not there.
+    """
+    if os.geteuid() != 0:
+        return ()
+    closed = [path for path in KERNEL_PLACES if Path(path).is_dir()]
+    return ("--no-mount", "sys", *(word for path in closed for word in ("--bind", f"{path}:{path}:ro")))
+
+
+KERNEL_PLACES = ("/proc/sys", "/proc/irq", "/proc/bus", "/proc/fs", "/proc/acpi", "/sys/devices")
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 ISOLATION = ("--containall", "--no-privs", "--no-home", "--no-eval")
 MODES = (Mode(), Mode(own_proc=False))
