@@ -364,6 +364,18 @@ def test_the_journal_tells_the_life_and_holds_no_secret(bench: Bench) -> None:
     assert b"sesame" not in journals[-1]
 
 
+def test_a_jobs_secrets_are_in_no_text_of_its_report_journal_or_summary(bench: Bench) -> None:
+    bench.payload.exit_code = 1
+    bench.payload.breach = Diagnosis(PilotError.PAYLOAD_EXCEEDED_MAX_MEM, "the payload said open-sesame-42 before")
+    journals: list[bytes] = []
+    bench.server.on_update = lambda _fields: journals.append((bench.volume.jobs / "4711.2" / "journal").read_bytes())
+    record = run(bench, definition(secrets=json.dumps({"user": {"password": "open-sesame-42"}})))
+    assert "the payload said *** before" in str(bench.server.final["pilot_error_diag"])
+    assert not [text for text in bench.server.final.values() if "sesame" in str(text)]
+    assert "sesame" not in json.dumps(record.summary())
+    assert not [journal for journal in journals if b"sesame" in journal]
+
+
 def test_nothing_is_told_after_the_final_report(bench: Bench) -> None:
     bench.heartbeat_s = 0.005
     bench.payload.during = lambda stop, folder: stop.wait(0.05)

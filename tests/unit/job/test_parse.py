@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from pilot.job.errors import PilotError
 from pilot.job.model import Attempt, Checksum, FileSpec, Job, MalformedJob, Resources
-from pilot.job.parse import SECRET_KEYS, parse_job, without_secrets
+from pilot.job.parse import SECRET_KEYS, SECRETS_MAX, parse_job, secret_texts, without_secrets
 
 DATA = Path(__file__).parents[2] / "data"
 DEFINITION: dict[str, Any] = {"PandaID": 80, "attemptNr": 3, "transformation": "run.sh", "jobPars": "-x"}
@@ -385,6 +385,32 @@ def test_outputs_may_be_allowed_to_be_missing() -> None:
 def test_secrets_are_not_journalled() -> None:
     definition = DEFINITION | dict.fromkeys(SECRET_KEYS, "sesame")
     assert without_secrets(definition) == DEFINITION
+
+
+@pytest.mark.parametrize(
+    ("written", "texts"),
+    [
+        ('{"password": "sesame", "more": ["one", {"two": "three"}]}', ("sesame", "one", "three")),
+        ({"password": "sesame", "number": 7, "nothing": None}, ("sesame",)),
+        ('{"___file___:key.pem": "aGVsbG8gd29ybGQ="}', ("aGVsbG8gd29ybGQ=", "hello world")),
+        ('{"___file___:key.pem": "no base64!"}', ("no base64!",)),
+        ("no JSON", ("no JSON",)),
+        ('"a text"', ("a text",)),
+        ("[" * 100_000, ()),
+        ([[[[[[[[[["too deep"]]]]]]]]]], ()),
+        (7, ()),
+        (None, ()),
+        ("x" * 100_000, ()),
+    ],
+)
+def test_the_secrets_of_a_definition_are_found_whatever_it_is(written: object, texts: tuple[str, ...]) -> None:
+    assert secret_texts({"secrets": written}) == texts
+    assert secret_texts({"secrets": written, "pilotSecrets": "another"}) == (*texts, "another")
+
+
+def test_what_is_no_definition_has_no_secrets_and_one_of_many_has_so_many_and_no_more() -> None:
+    assert secret_texts(None) == secret_texts("x") == secret_texts({}) == ()
+    assert len(secret_texts({"secrets": {str(n): str(n) for n in range(1000)}})) == SECRETS_MAX
 
 
 def test_a_number_too_long_to_be_written_is_refused() -> None:

@@ -20,7 +20,9 @@ from pilot.logs.bundle import make_bundle
 from pilot.logs.collect import BUNDLED_FILE_MAX_BYTES, LogFile, bundle_members, log_files
 from pilot.logs.pump import TAIL_BYTES, follow
 from pilot.logs.upload import PublicLogs
+from pilot.runtime.events import redactor
 from pilot.runtime.loops import Helpers
+from pilot.runtime.secret import Secret
 from pilot.runtime.stop import Stop, StopKind, Stopped, StopReason
 from pilot.runtime.workdir import JobFolder, WorkVolume
 from pilot.storage.opening import StorageOptions, open_stores
@@ -295,3 +297,53 @@ def test_a_bundle_that_cannot_be_made_costs_the_bundle_only(folder: JobFolder, t
     stored = logs_at(tmp_path / "disk").store(job(), folder, Stop())
     assert stored.bundle is None
     assert (tmp_path / "disk" / "logs" / "Q" / "PandaJob_4711" / "pilotlog.txt").exists()
+
+
+# --- secrets ----------------------------------------------------------------------------------------------------------
+
+WORD = "open-sesame-42"
+STARS = b"*" * len(WORD)
+
+
+def test_secrets_are_in_no_stored_log_and_size_and_checksum_are_of_what_is_stored(
+    folder: JobFolder, tmp_path: Path
+) -> None:
+    folder.stdout.write_text(f"password={WORD}\n" * 10_000)
+    (folder.work / "notes.txt").write_text(f"in the work folder: {WORD}")
+    (folder.work / f"{WORD}.txt").write_text("x")
+    with redactor.knowing([Secret(WORD)]):
+        stored = logs_at(tmp_path / "disk").store(job(), folder, Stop())
+    place = tmp_path / "disk" / "logs" / "Q" / "PandaJob_4711"
+    assert (place / "payload.stdout").read_bytes() == b"password=" + STARS + b"\n" + (
+        b"password=" + STARS + b"\n"
+    ) * 9999
+    assert stored.bundle is not None
+    packed = (place / "log.tgz").read_bytes()
+    assert (stored.bundle.size_bytes, stored.bundle.adler32) == (len(packed), f"{zlib.adler32(packed):08x}")
+    with tarfile.open(place / "log.tgz") as archive:
+        texts = {name: archive.extractfile(name) for name in archive.getnames()}
+        contents = {name: file.read() for name, file in texts.items() if file is not None}
+    assert not [name for name, content in contents.items() if WORD.encode() in content or WORD in name]
+    assert contents["PandaJob_4711/work/notes.txt"] == b"in the work folder: " + STARS
+
+
+@pytest.mark.parametrize("written", range(len(WORD) + 1))
+def test_the_live_end_of_a_log_shows_no_part_of_a_secret_that_its_edges_cut(folder: JobFolder, written: int) -> None:
+    shown: dict[str, bytes] = {}
+    stop = Stop()
+
+    def show(file: LogFile, tail: io.BytesIO) -> None:
+        shown[file.name] = tail.read()
+        stop.request(StopReason(StopKind.PAYLOAD_DONE))
+
+    for name in ("payload-log.json",):
+        (folder.work / name).unlink()
+    folder.stderr.unlink()
+    middle = b"-" * (TAIL_BYTES - written - written // 2)
+    folder.stdout.write_bytes(WORD.encode() + middle + WORD.encode()[: written // 2])
+    with redactor.knowing([Secret(WORD)]):
+        follow(folder, show, stop)
+    tail = shown["payload.stdout"]
+    assert len(tail) == min(TAIL_BYTES, len(WORD) + len(middle) + written // 2)
+    assert tail.startswith(b"*" * written + b"-")
+    assert written // 2 < 6 or tail.endswith(b"*" * (written // 2))
