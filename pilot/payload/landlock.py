@@ -3,8 +3,8 @@
     python -I -S landlock.py ARGUMENTS-AS-JSON PROGRAM ARGUMENT...
 
 It imports nothing of ours: it starts in every payload, in 15 ms. The JSON holds ``read`` and ``write``, lists of paths below
-which the program may read and run, or do anything; whatever else exists cannot be opened. What cannot be closed ends it with
-code 125: the program is then not run at all.
+which the program may read and run, or do anything; whatever else exists cannot be opened. ``keep_capabilities`` is for a
+program that will change its user first. What cannot be closed ends it with code 125: the program is then not run at all.
 """
 
 from __future__ import annotations
@@ -108,8 +108,9 @@ def main(arguments: list[str]) -> None:
     try:
         places = json.loads(arguments[0])
         # its output files may be opened again by their names in /dev and /proc
-        restrict(places["read"], [*places["write"], "/proc/self/fd/1", "/proc/self/fd/2"])
-        drop_capabilities()
+        restrict(places["read"], [*places["write"], "/proc/self/fd/1", "/proc/self/fd/2", "/proc/self/oom_score_adj"])
+        if not places["keep_capabilities"]:
+            drop_capabilities()
         os.execv(arguments[1], arguments[1:])  # noqa: S606
     except (OSError, ValueError, KeyError, IndexError) as error:
         os.write(2, f"FATAL: the payload cannot be closed in: {error}\n".encode())

@@ -10,7 +10,7 @@ from pilot.payload.command import Command
 from pilot.payload.environment import DEFAULT_PATH, PayloadEnvironment
 from pilot.payload.folder import PayloadPlaces
 from pilot.payload.process import Launch, guarded
-from pilot.payload.rungs import DEVICES, Level, Plain, landlocked
+from pilot.payload.rungs import DEVICES, Account, Plain, landlocked
 
 SCRIPT_NAME = "payload.sh"
 
@@ -38,16 +38,21 @@ def plain_launch(
     script.write_text(command.text + "\n", encoding="utf-8", errors="surrogateescape")
     script.chmod(0o600)
     argv: tuple[str, ...] = (bash, str(script))
+    writable = [str(places.work), str(places.scratch), *DEVICES, *writable]
     try:
         if rung.account is not None:
-            _open_to(rung, places)
-        elif rung.level is Level.C:
-            own = [str(places.work), str(places.scratch)]
-            argv = landlocked(argv, [*readable, str(script)], [*own, *DEVICES, *writable])
+            _open_to(rung.account, places)
+            argv = guarded(argv, rung.account, max_processes)
+            if rung.landlock:  # first: the other user may not be able to run our Python
+                argv = landlocked(argv, ["/"], writable, keep_capabilities=True)
+        elif rung.landlock:
+            argv = guarded(landlocked(argv, [*readable, str(script)], writable))
+        else:
+            argv = guarded(argv)
     except OSError as error:
         raise PayloadError(PilotError.SETUP_FAILURE, f"{error.filename}: {error.strerror}") from error
     return Launch(
-        argv=guarded(argv, rung.account, max_processes),
+        argv=argv,
         environment=environment.revealed(),
         folder=places.work,
         stdout=places.stdout,
@@ -58,10 +63,8 @@ def plain_launch(
     )
 
 
-def _open_to(rung: Plain, places: PayloadPlaces) -> None:
+def _open_to(account: Account, places: PayloadPlaces) -> None:
     """The other user's way through our folders: it may pass, not look; its own folders are its group's. Raises OSError."""
-    account = rung.account
-    assert account is not None  # noqa: S101 - the caller asks first
     account.hand_over(places.work, places.scratch, places.tmp, places.home)
     jobs = places.folder.root.parent
     for folder in (jobs.parent, jobs, places.folder.root, places.control):

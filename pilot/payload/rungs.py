@@ -1,7 +1,8 @@
 """How far a payload is kept from the pilot: four rungs, and which of them this node permits. docs/isolation.md has the table.
 
-A: a container. B: another user, without any capability. C: the pilot's user, closed in by Landlock, the pilot's memory
-hidden. D: the pilot's user and nothing else. A payload without a container runs on the highest of B, C and D.
+A: a container. B: another user, without any capability, and Landlock where the kernel has it. C: the pilot's user, closed in
+by Landlock, the pilot's memory hidden. D: the pilot's user and nothing else. A payload without a container runs on the
+highest of B, C and D.
 """
 
 from __future__ import annotations
@@ -135,11 +136,15 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Plain:
-    """The rung of payloads without a container; ``lacks`` says of each higher one why the node does not permit it."""
+    """The rung of payloads without a container; ``lacks`` says of each higher one why the node does not permit it.
+
+    ``landlock``: the file system is closed too; on B that keeps the payload from writing anywhere but in its own folders.
+    """
 
     level: Level
     word: str
     account: Account | None = None
+    landlock: bool = False
     lacks: Mapping[Level, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
@@ -156,12 +161,14 @@ def plain_rung(
 ) -> Plain:
     """The highest of B, C and D. ``private``: the pilot's credential files; ``own_containers``: payloads start their own."""
     lacks = {Level.B: _lacks_other_user(node, account, volume, private)}
+    closed = _lacks_landlock(node, own_containers)
     if not lacks[Level.B]:
-        return Plain(Level.B, "uid", account)
-    lacks[Level.C] = _lacks_landlock(node, own_containers)
-    if not lacks[Level.C]:
-        return Plain(Level.C, "landlock" if node.landlock >= landlock.SIGNALS_SINCE else "landlock-files", None, lacks)
-    return Plain(Level.D, "none", None, lacks)
+        return Plain(Level.B, "uid" if closed else "uid+landlock", account, not closed, {})
+    lacks[Level.C] = closed
+    if not closed:
+        word = "landlock" if node.landlock >= landlock.SIGNALS_SINCE else "landlock-files"
+        return Plain(Level.C, word, None, landlock=True, lacks=lacks)
+    return Plain(Level.D, "none", None, lacks=lacks)
 
 
 def _lacks_other_user(node: Node, account: Account, volume: Path, private: tuple[Path, ...]) -> str:
@@ -243,9 +250,11 @@ def _without(place: Path, hidden: set[Path]) -> Iterator[str]:
         yield from _without(entry, hidden)
 
 
-def landlocked(argv: tuple[str, ...], read: list[str], write: list[str]) -> tuple[str, ...]:
+def landlocked(
+    argv: tuple[str, ...], read: list[str], write: list[str], *, keep_capabilities: bool = False
+) -> tuple[str, ...]:
     """``argv`` behind the small program that closes the file system to it."""
-    places = json.dumps({"read": read, "write": write})
+    places = json.dumps({"read": read, "write": write, "keep_capabilities": keep_capabilities})
     return (sys.executable, "-I", "-S", str(Path(landlock.__file__)), places, *argv)
 
 

@@ -132,7 +132,7 @@ REACH = (
     Attempt(Kind.REACH, "user 0 with rights", "setpriv --reuid 0 head -c 9 $KEY 2>/dev/null | grep -q . && echo GOT the key"),
     Attempt(Kind.REACH, "socket of a container engine", 'for s in /var/run/docker.sock /run/containerd/containerd.sock; do [ -w $s ] && echo "GOT $s"; done'),
     Attempt(Kind.REACH, "paths of the host", _creates("/opt/evil")),
-    Attempt(Kind.REACH, "/tmp of the node", '[ -d "${TMP_SECRET%/*}" ] && (: >/var/tmp/escape-$MINE) 2>/dev/null && rm -f /var/tmp/escape-$MINE && echo GOT', undefended="B"),
+    Attempt(Kind.REACH, "/tmp of the node", '[ -d "${TMP_SECRET%/*}" ] && (: >/var/tmp/escape-$MINE) 2>/dev/null && rm -f /var/tmp/escape-$MINE && echo GOT'),
     Attempt(Kind.REACH, "device made by mknod", "mknod disk b 254 0 2>/dev/null && head -c 1 disk >/dev/null 2>&1 && echo GOT the disk; rm -f disk"),
     Attempt(Kind.REACH, "mounts of the node", "mount -t tmpfs none /mnt 2>/dev/null && umount /mnt && echo GOT a mount"),
     Attempt(Kind.REACH, "namespaces of the pilot", _CALL + "h = os.open(f'/proc/{pilot}/ns/mnt', 0)\nif libc.setns(h, 0) == 0: print('GOT in')", True),

@@ -27,10 +27,10 @@ from tests.integration.pilot.pilotrun import QUEUE, Pilots, RunningPilot, shell_
 from tests.integration.pilot.test_payload_surroundings import output_keys
 
 PROJECT = Path(__file__).parents[2]
-RUNGS = ("A", "B", "C")
-WORDS = {"A": "A:apptainer", "B": "B:uid", "C": "C:landlock"}
+RUNGS = ("A", "B", "C", "D")
+WORDS = {"A": "A:apptainer", "B": "B:uid+landlock", "C": "C:landlock", "D": "D:none"}
 # The pilot as the pods have it: root with three capabilities, root with none. Containers are started by root as well.
-CAPABILITIES = {"A": None, "B": "-all,+setuid,+setgid,+kill", "C": "-all"}
+CAPABILITIES = {"A": None, "B": "-all,+setuid,+setgid,+kill", "C": "-all", "D": "-all"}
 CANARY = "canary-8d1f0c5be6"
 ATTEMPT_S = 5
 DAEMON = "61234"  # seconds of sleep by which processes are known again
@@ -98,7 +98,8 @@ class Suite:
         place.mkdir()
         secrets = self._plant(place)
         pilots = Pilots(self.world, place)
-        args = ["--max-jobs", "6", "--max-empty", "500", "--empty-wait-s", "0.1", "--require-isolation", rung]
+        args = ["--max-jobs", "6", "--max-empty", "500", "--empty-wait-s", "0.1"]
+        args += ["--require-isolation", "none" if rung == "D" else rung]
         args += ["--max-processes", str(MAX_PROCESSES), "--payload-grace-s", "0.3"]
         args += ["--token-file", str(self.token), "--origin", "Rubin.production"]
         bound = ["/usr:/usr:ro", "/usr/lib:/lib:ro", "/usr/lib64:/lib64:ro"]  # a container with Python in it
@@ -106,7 +107,7 @@ class Suite:
             args += ["--image", str(self.image)]
         capabilities = CAPABILITIES[rung]
         wrap = ("setpriv", f"--bounding-set={capabilities}", "--inh-caps=-all", "--") if capabilities else ()
-        config = pilots.settings(queues={QUEUE: {"binds": bound}})
+        config = pilots.settings(queues={QUEUE: {"binds": bound, "own_containers": rung == "D"}})
         running = pilots.start(*args, config=config, wrap=wrap, env={"MY_TOKEN": CANARY, "GOOGLE_CANARY": CANARY})
         try:
             return self._attack(rung, running, place, secrets)
@@ -144,7 +145,7 @@ class Suite:
         places = self._places(running, place, rung) | {name: str(path) for name, path in planted.items()}
         places["BEFORE"] = str(before)
         head = "".join(f"export {name}='{value}'\n" for name, value in places.items()) + "export MINE=$PANDAID\n"
-        jobs = {"attempts": sandbox.submit_job(**shell_job(head + _one_after_another(IN_ONE_JOB)))}
+        jobs = {"attempts": sandbox.submit_job(**shell_job(head + _one_after_another(rung)))}
         outputs = output_keys("link.txt", "hard.txt", "pipe.txt")
         jobs["links and pipes as outputs"] = sandbox.submit_job(**shell_job(head + OUTPUTS, **outputs))
         jobs["processes that outlive their job"] = sandbox.submit_job(**shell_job(DAEMONS))
@@ -213,10 +214,15 @@ class Suite:
         return found + [f"message with {needle[:12]!r}" for needle in needles if needle in bodies]
 
 
-def _one_after_another(attempts: tuple[Attempt, ...]) -> str:
-    """A shell text that makes each attempt in a process of its own and prints one line about it."""
+def _one_after_another(rung: str) -> str:
+    """A shell text that makes each attempt in a process of its own and prints one line about it.
+
+    Rung D, which defends nothing, shows that the attempts are worth something; the pilot's life is spared there.
+    """
     lines = []
-    for number, attempt in enumerate(attempts):
+    for number, attempt in enumerate(IN_ONE_JOB):
+        if rung == "D" and attempt.name.startswith("SIG"):
+            continue
         encoded = base64.b64encode(attempt.program.encode()).decode()
         program = "python3" if attempt.python else "sh"
         lines.append(
@@ -255,11 +261,11 @@ def table(results: dict[str, Result]) -> str:
         for rung, result in results.items():
             word = "no" if key in result.made else "-"
             if key in result.got:
-                word = "known" if rung in attempt.undefended else "YES"
+                word = "yes" if rung == "D" else "known" if rung in attempt.undefended else "YES"
             cells.append(f"{word:>6}")
         lines.append(f"{attempt.kind + ': ' + attempt.name:58}" + "".join(cells))
     for rung, result in results.items():
-        lines += [f"  {rung}: {key}: {got}" for key, got in result.got.items()]
+        lines += [f"  {rung}: {key}: {got}" for key, got in result.got.items() if rung != "D"]
     counts = [
         f"{len(result.got)} of {len(result.made)} attempts succeeded on {rung}" for rung, result in results.items()
     ]
@@ -267,7 +273,9 @@ def table(results: dict[str, Result]) -> str:
 
 
 def unexpected(rung: str, result: Result) -> dict[str, str]:
-    """What succeeded although the rung claims to prevent it, and what was not even tried."""
+    """What succeeded although the rung claims to prevent it, and what was not even tried. D claims nothing of it."""
+    if rung == "D":
+        return {}
     found = {
         attempt.name: result.got[attempt.name + attempt.kind]
         for attempt in ALL

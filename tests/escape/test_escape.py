@@ -16,9 +16,16 @@ def suite() -> Iterator[Suite]:
         yield Suite(world, folder)
 
 
-@pytest.mark.parametrize("rung", RUNGS)
+@pytest.mark.parametrize("rung", RUNGS[:-1])
 def test_no_attempt_succeeds(suite: Suite, rung: str) -> None:
     result = suite.run(rung)
     assert result.isolation == WORDS[rung], result.log
     assert unexpected(rung, result) == {}, result.log
     assert len(ALL) >= 40
+
+
+def test_the_attempts_are_worth_something_where_nothing_is_defended(suite: Suite) -> None:
+    result = suite.run("D")
+    assert result.isolation == WORDS["D"], result.log
+    assert len(result.got) >= 25, sorted(result.got)
+    assert {"private keyread", "journal of the jobchange", "signals to the pilotstop"} <= result.got.keys()
