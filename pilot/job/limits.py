@@ -206,7 +206,7 @@ def _memory_breach(limits: Limits, sample: Sample) -> Breach | None:
 def _time_breach(limits: Limits, sample: Sample) -> Breach | None:
     if not _over(sample.elapsed_s, limits.walltime_s):
         return None
-    text = f"the payload ran for {sample.elapsed_s:.0f} s, {limits.walltime_s or 0:.0f} s allowed"
+    text = f"the payload ran for {math.ceil(sample.elapsed_s)} s, {limits.walltime_s or 0:.0f} s allowed"
     return _breach(limits, BreachKind.WALLTIME, PilotError.REACHED_MAX_TIME, "walltime_s", text)
 
 
