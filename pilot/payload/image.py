@@ -2,11 +2,12 @@
 
 A cached image is complete or absent: it is fetched under a temporary name, verified, and renamed. Pilots of one node share
 the folder; a lock per image makes one of them fetch while the others wait, and a shared lock held for the run keeps an
-image that is in use from being removed. Locks die with their holder.
+image that is in use from being removed. Locks die with their holder. Above a size limit those not used for longest go.
 """
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import hashlib
 import logging
@@ -35,6 +36,7 @@ MAX_IMAGE_BYTES = 64 << 30
 MAX_CHECKSUM_BYTES = 4096
 LOCK_PAUSE_S = 0.1
 UNPACK_TIMEOUT_S = 1800
+VERIFY_TIMEOUT_S = 600
 REMOTE_SCHEMES = ("gs", "s3", "https", "http")
 _SHA256 = re.compile(rb"\b[0-9a-fA-F]{64}\b")
 _SQUASHFS_MAGIC = b"hsqs"
@@ -57,9 +59,15 @@ class Image:
 class ImageCache:
     """The images of this node. What a URL stands for is looked up once in a pilot's life."""
 
-    def __init__(self, folder: Path, stores: Stores) -> None:
+    def __init__(
+        self, folder: Path, stores: Stores, limit_bytes: int | None = None, public_key: Path | None = None
+    ) -> None:
+        """``limit_bytes``: what the folder may hold; None: any amount. ``public_key``: all images must be signed with its
+        private one (PEM)."""
         self._folder = folder
         self._stores = stores
+        self._limit_bytes = limit_bytes
+        self._public_key = public_key
         self._known: dict[str, Path] = {}
 
     def get(self, name: str, stop: Stop, checksum: Checksum | None = None) -> Image:
@@ -87,19 +95,36 @@ class ImageCache:
         key += ".d"
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o755)
         target = self._folder / key
-        return Image(target, is_folder=True, lock=_complete(target, lambda: _unpack(image.path, target), stop))
+        return Image(target, is_folder=True, lock=self._complete(target, lambda: _unpack(image.path, target), stop))
+
+    def _complete(self, path: Path, make: Callable[[], None], stop: Stop) -> int:
+        """As the function of this name; what was made counts against the limit, and the oldest make room for it."""
+        made: list[Path] = []
+
+        def make_and_note() -> None:
+            make()
+            made.append(path)
+
+        lock = _complete(path, make_and_note, stop)
+        if made:
+            make_room(self._folder, self._limit_bytes)
+        return lock
 
     def _local(self, path: Path) -> Image:
         if path.is_dir():
+            if self._public_key is not None:
+                text = f"{path}: a folder bears no signature, and --image-key demands one; name the signed SIF file"
+                raise PayloadError(PilotError.CONTAINER_IMAGE_MOUNT_FAILURE, text)
             return Image(path, is_folder=True)
         require_sif(path)
+        self._require_signature(path, path.name)
         return Image(path, is_folder=False)
 
     def _remote(self, url: str, stop: Stop, checksum: Checksum | None) -> Image:
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o755)
         wanted = checksum or self._published_checksum(url, stop)
         path = self._known.get(url) or self._folder / f"{self._key(url, wanted, stop)}.sif"
-        lock = _complete(path, lambda: self._fetch(url, path, wanted, stop), stop)
+        lock = self._complete(path, lambda: self._fetch(url, path, wanted, stop), stop)
         self._known[url] = path
         return Image(path, is_folder=False, lock=lock)
 
@@ -123,15 +148,32 @@ class ImageCache:
 
     def _key(self, url: str, wanted: Checksum | None, stop: Stop) -> str:
         """What names the content: its SHA-256, else the URL with the size and checksums its store has now."""
+        signer = f" {hashlib.sha256(self._key_text()).hexdigest()}" if self._public_key else ""
         if wanted is not None:
-            return hashlib.sha256(f"{wanted}".encode()).hexdigest()
+            return hashlib.sha256(f"{wanted}{signer}".encode()).hexdigest()
         stop.check()
         try:
             now = self._stores.for_url(url).stat(url)
         except StoreError as error:
             raise _image_error(url, error) from error
         facts = [url, str(now.size_bytes), *sorted(str(checksum) for checksum in now.checksums)]
-        return hashlib.sha256("\n".join(facts).encode()).hexdigest()
+        return hashlib.sha256("\n".join([*facts, *([signer] if signer else [])]).encode()).hexdigest()
+
+    def _key_text(self) -> bytes:
+        try:
+            return self._public_key.read_bytes() if self._public_key else b""
+        except OSError as error:
+            text = f"--image-key {self._public_key}: {error.strerror}"
+            raise PayloadError(PilotError.CONTAINER_IMAGE_MOUNT_FAILURE, text) from error
+
+    def _require_signature(self, path: Path, name: str) -> None:
+        """Raise PayloadError 1309 unless the image is signed as the settings demand. The runtime never asks by itself."""
+        if self._public_key is not None:
+            self._key_text()
+            words = _verify(path, self._public_key)
+            if words:
+                text = f"{name} is not signed with the key of {self._public_key}: {words}"
+                raise PayloadError(PilotError.CONTAINER_IMAGE_MOUNT_FAILURE, text[:400])
 
     def _fetch(self, url: str, path: Path, wanted: Checksum | None, stop: Stop) -> None:
         part = path.with_suffix(f".part.{os.getpid()}")
@@ -139,6 +181,8 @@ class ImageCache:
         try:
             fetched = fetch(self._stores, url, part, stop, checksum=wanted, max_bytes=MAX_IMAGE_BYTES)
             require_sif(part)
+            self._require_signature(part, url)
+            _sync(part)
             part.chmod(0o644)
             part.rename(path)
         except StoreError as error:
@@ -251,12 +295,106 @@ def _unpack(sif: Path, target: Path) -> None:
             words = done.stderr.decode("utf-8", "replace").strip().splitlines()
             text = f"{sif.name} cannot be unpacked: {words[-1] if words else f'exit code {done.returncode}'}"
             raise PayloadError(PilotError.CONTAINER_IMAGE_MOUNT_FAILURE, text[:400])
+        _sync(part)
         part.rename(target)
     except subprocess.TimeoutExpired as error:
         text = f"unpacking {sif.name} took more than {UNPACK_TIMEOUT_S} s"
         raise PayloadError(PilotError.CONTAINER_IMAGE_MOUNT_FAILURE, text) from error
     finally:
         _remove_folder(part)
+
+
+def _verify(sif: Path, public_key: Path) -> str:
+    """Nothing when the signature holds; else what the runtime says of it."""
+    runtime = next(
+        (found for name in ("apptainer", "singularity") if (found := shutil.which(name, path=DEFAULT_PATH))), None
+    )
+    if runtime is None:
+        return "neither apptainer nor singularity is here to verify it"
+    argv = [runtime, "verify", "--key", str(public_key), str(sif)]
+    environment = {"PATH": DEFAULT_PATH, "HOME": str(sif.parent), "APPTAINER_CONFIGDIR": str(sif.parent / ".apptainer")}
+    try:
+        done = subprocess.run(
+            argv, env=environment, stdin=subprocess.DEVNULL, capture_output=True, timeout=VERIFY_TIMEOUT_S, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return str(error)
+    if done.returncode == 0:
+        return ""
+    lines = done.stderr.decode("utf-8", "replace").strip().splitlines()
+    return "".join(c for c in lines[-1] if c.isprintable()) if lines else f"exit code {done.returncode}"
+
+
+def make_room(folder: Path, limit_bytes: int | None) -> list[Path]:
+    """Remove the images not used for longest until the rest fits, and what killed pilots left half made. Returns what went.
+
+    One in use is locked by its users and stays, whatever the limit.
+    """
+    for left in [*folder.glob("*.part.*"), *folder.glob("*.tmp.*"), *folder.glob("*.gone")]:
+        whole = left.name.partition(".part.")[0] + ".sif" if ".part." in left.name else left.name.partition(".tmp.")[0]
+        _remove_unused(left, folder / whole.removesuffix(".gone"))
+    if limit_bytes is None:
+        return []
+    images = sorted((path for path in folder.iterdir() if path.suffix in (".sif", ".d")), key=_last_use_s)
+    sizes = {path: _size_bytes(path) for path in images}
+    total_bytes, gone = sum(sizes.values()), []
+    for path in images:
+        if total_bytes <= limit_bytes:
+            break
+        if _remove_unused(path, path):
+            logger.info("image %s makes room: %d MB", path.name, sizes[path] >> 20)
+            total_bytes -= sizes[path]
+            gone.append(path)
+    return gone
+
+
+def _remove_unused(path: Path, image: Path) -> bool:
+    """Remove it unless somebody uses or makes ``image``. The lock's file stays: others may be waiting on it."""
+    try:
+        descriptor = os.open(f"{image}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        gone = path if path.suffix == ".gone" else path.with_name(f"{path.name}.gone")
+        path.rename(gone)  # a folder half removed must not bear an image's name
+        if gone.is_dir():
+            _remove_folder(gone)
+        else:
+            gone.unlink()
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+
+
+def _last_use_s(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def _size_bytes(path: Path) -> int:
+    """Bytes on disk."""
+    paths = [path, *(Path(where, name) for where, _folders, files in os.walk(path) for name in files)]
+    total = 0
+    for one in paths:
+        try:
+            total += one.lstat().st_blocks * 512
+        except OSError:
+            continue
+    return total
+
+
+def _sync(path: Path) -> None:
+    """Bring the file system of ``path`` to the disk: a name must never stand for less than the whole image."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        ctypes.CDLL(None).syncfs(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _remove_folder(folder: Path) -> None:

@@ -99,7 +99,7 @@ class PayloadRunner:
     def __init__(self, config: PayloadConfig, stores: Stores) -> None:
         self._config = config
         self._plain: Plain | None = None
-        self._images = ImageCache(config.image_cache, stores)
+        self._images = ImageCache(config.image_cache, stores, config.image_cache_limit_bytes, config.image_key)
         self._modes: dict[bool, Mode] = {}  # by "is the image a folder"
         self._must_unpack = False
         become_subreaper()
