@@ -36,7 +36,7 @@ PAYLOADS = {
     "obeys SIGTERM": "exec sleep 600",
     "idle": "",
 }
-LATEST_S = 3.0  # of the instants, after the start of the pilot
+LATEST_S = 5.0  # of the instants, after the start of the pilot
 AT_ONCE = 2
 WAIT_S = 60.0
 OPERATOR = "/CN=Operator of the laboratory"
