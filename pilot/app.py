@@ -348,7 +348,7 @@ def _summarize(settings: Settings, worker: Worker, end: WorkerEnd | None) -> Non
         "started": worker.started_at.isoformat(),
         "ended": utc_now().isoformat() if end else None,
         "exit_code": int(end.exit_code) if end else None,
-        "reason": end.reason if end else None,
+        "reason": redactor.clean(end.reason) if end else None,
     }
     summary = {
         "version": __version__,

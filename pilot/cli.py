@@ -87,7 +87,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         return run(settings)
     except PilotCannotWork as trouble:
-        print(f"pilot-start: {trouble}", file=sys.stderr)
+        from pilot.runtime.events import redactor
+
+        print(f"pilot-start: {redactor.clean(str(trouble))}", file=sys.stderr)
         return int(trouble.exit_code)
 
 
