@@ -207,6 +207,7 @@ class PayloadProcess:
         self._seen_lock = threading.Lock()
         self._adopted_cpu_s = 0.0
         self._exited = threading.Event()
+        self._account = launch.account
         self.started_at_s = monotonic_s()
         self._guard = Guard(f"{TRACKING_NAME}={launch.tracking_id}", launch.account)
         try:
@@ -286,6 +287,8 @@ class PayloadProcess:
             return False
         if os.getpid() != 1:
             return True
+        if self._account is not None:
+            return procfs.owner(process.pid) == self._account.uid
         return procfs.no_new_privileges(process.pid) and not procfs.no_new_privileges(1)
 
     def collect_orphans(self, members: list[Process]) -> None:

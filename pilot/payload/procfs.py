@@ -98,6 +98,14 @@ def environment_holds(pid: int, assignment: bytes) -> bool:
     return assignment in _read(f"{PROC}/{pid}/environ").split(b"\0")
 
 
+def owner(pid: int) -> int | None:
+    """The user a process runs as; None when it is gone."""
+    try:
+        return Path(PROC, str(pid)).stat().st_uid
+    except OSError:
+        return None
+
+
 def no_new_privileges(pid: int) -> bool:
     return b"\nNoNewPrivs:\t1" in _read(f"{PROC}/{pid}/status")
 

@@ -33,6 +33,7 @@ from pilot.payload.diagnosis import read_words
 from pilot.payload.environment import PAYLOAD_LOG, EnvironmentInput, PayloadEnvironment, payload_environment
 from pilot.payload.folder import PayloadPlaces
 from pilot.payload.image import Image, ImageCache
+from pilot.payload.known import KnownModes
 from pilot.payload.monitor import Monitor, TreeSample
 from pilot.payload.plain import plain_launch
 from pilot.payload.process import Launch, PayloadProcess, ProcessEnd, become_subreaper
@@ -234,23 +235,26 @@ class PayloadRunner:
                 image = self._as_folder(image, stop)
             elif image.lock is not None:
                 image = self._unpacked_if_possible(image, stop)
+            known = KnownModes(places.folder.root.parent.parent, runtime)
+            self._modes = self._modes or known.read()
             if image.is_folder not in self._modes:
-                image = self._probed(image, runtime, places, stop)
+                image = self._probed(image, runtime, places.scratch, stop)
+                known.write(self._modes)
         except (PayloadError, Stopped):
             image.release()
             raise
         return image, self._modes[image.is_folder]
 
-    def _probed(self, image: Image, runtime: Path, places: PayloadPlaces, stop: Stop) -> Image:
+    def _probed(self, image: Image, runtime: Path, scratch: Path, stop: Stop) -> Image:
         """Find out how containers of this kind of image start here; the image as a folder where a SIF cannot be mounted."""
         try:
-            mode = apptainer.probe(runtime, image.path, places.scratch, stop)
+            mode = apptainer.probe(runtime, image.path, scratch, stop)
         except PayloadError as error:
             if image.is_folder or error.diagnosis.error is PilotError.CONTAINER_USER_NAMESPACE:
                 raise
             folder = self._images.unpacked(image, stop)
             try:
-                mode = apptainer.probe(runtime, folder.path, places.scratch, stop)
+                mode = apptainer.probe(runtime, folder.path, scratch, stop)
             except (PayloadError, Stopped):
                 folder.release()
                 raise
