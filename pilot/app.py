@@ -98,10 +98,13 @@ def _worker(settings: Settings, credentials: Credentials, volume: WorkVolume, st
     require_usable(queue)
     stores = open_stores(_storage_options(settings))
     closing.callback(stores.close)
+    payload = _payload(settings, queue, stores)
+    closing.callback(payload.close)
+    payload.look_ahead(settings.workdir, stop)
     parts = JobParts(
         server=server,
         stager=JobStager(queue, cric.endpoint, stores),
-        payload=_payload(settings, queue, stores),
+        payload=payload,
         logs=_logs(settings, queue, stores, cric, stop),
         identity=_identity(settings, queue),
         heartbeat_s=settings.heartbeat,

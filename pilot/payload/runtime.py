@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import logging
 import secrets
+import tempfile
+import threading
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -103,6 +105,7 @@ class PayloadRunner:
         self._images = ImageCache(config.image_cache, stores, config.image_cache_limit_bytes, config.image_key)
         self._modes: dict[bool, Mode] = {}  # by "is the image a folder"
         self._must_unpack = False
+        self._ahead: threading.Thread | None = None
         become_subreaper()
 
     def prepare(self, job: Job, folder: JobFolder, stop: Stop) -> PreparedPayload:
@@ -161,6 +164,35 @@ class PayloadRunner:
         named = "no image is named (--image, or image in the queue's settings)" if not image else ""
         return rungs.refusal(config.required, self.plain(volume), "; ".join(word for word in (named, missing) if word))
 
+    def look_ahead(self, volume: Path, stop: Stop) -> None:
+        """Find out how containers start here while the pilot asks for its first job; for images that need no download."""
+        name, runtime = self._config.image or self._config.queue_image, apptainer.find_runtime()
+        if self._config.runtime == "plain" or name is None or "://" in name or runtime is None:
+            return
+        known = KnownModes(volume, runtime).read()
+        if not known:
+            arguments = (name, runtime, volume, stop)
+            self._ahead = threading.Thread(target=self._look_ahead, args=arguments, name="probe", daemon=True)
+            self._ahead.start()
+
+    def _look_ahead(self, name: str, runtime: Path, volume: Path, stop: Stop) -> None:
+        """Whatever goes wrong here is found again, and told, when a job is prepared."""
+        try:
+            with tempfile.TemporaryDirectory(prefix="probe-", dir=volume) as scratch:
+                image = self._images.get(name, stop)
+                try:
+                    self._modes[image.is_folder] = apptainer.probe(runtime, image.path, Path(scratch), stop)
+                    KnownModes(volume, runtime).write(self._modes)
+                finally:
+                    image.release()
+        except (PayloadError, Stopped, OSError) as trouble:
+            logger.debug("looking ahead for containers: %s", trouble)
+
+    def close(self) -> None:
+        """Wait for what was begun ahead."""
+        if self._ahead is not None:
+            self._ahead.join(apptainer.PROBE_TIMEOUT_S)
+
     def _no_container(self) -> str:
         """What keeps containers from being started on this node, as far as is known without an image; empty: nothing."""
         if apptainer.find_runtime() is None:
@@ -205,6 +237,7 @@ class PayloadRunner:
         runtime = apptainer.find_runtime()
         if runtime is None:
             raise apptainer.missing_runtime()
+        self.close()
         image, mode = self._usable(self._images.get(name, stop), runtime, places, stop)
         binds, flags, refused = apptainer.accepted_options(self._config.queue.container_options)
         if refused:

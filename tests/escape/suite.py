@@ -106,7 +106,11 @@ class Suite:
         if rung == "A":
             args += ["--image", str(self.image)]
         capabilities = CAPABILITIES[rung]
-        wrap = ("setpriv", f"--bounding-set={capabilities}", "--inh-caps=-all", "--no-new-privs", "--") if capabilities else ()
+        wrap = (
+            ("setpriv", f"--bounding-set={capabilities}", "--inh-caps=-all", "--no-new-privs", "--")
+            if capabilities
+            else ()
+        )
         config = pilots.settings(queues={QUEUE: {"binds": bound, "own_containers": rung == "D"}})
         running = pilots.start(*args, config=config, wrap=wrap, env={"MY_TOKEN": CANARY, "GOOGLE_CANARY": CANARY})
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import ctypes
 import os
 import signal
 import subprocess
@@ -25,6 +26,7 @@ from pilot.runtime.workdir import JobFolder, WorkVolume
 from pilot.storage.store import Stores
 
 PROJECT = Path(__file__).parents[3]
+PR_SET_CHILD_SUBREAPER = 36
 QUEUE = Queue("Q", "Q", "S", True, QueueStatus.ONLINE)
 
 
@@ -141,3 +143,4 @@ def payloads(tmp_path: Path) -> Iterator[Payloads]:
     payloads = Payloads(tmp_path / "volume")
     yield payloads
     assert not living(tmp_path)
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)  # other tests have orphans that are not for us
