@@ -13,6 +13,7 @@ import os
 import pwd
 import resource
 import shutil
+import stat
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -162,6 +163,8 @@ def plain_rung(
     """The highest of B, C and D. ``private``: the pilot's credential files; ``own_containers``: payloads start their own."""
     lacks = {Level.B: _lacks_other_user(node, account, volume, private)}
     closed = _lacks_landlock(node, own_containers)
+    if not lacks[Level.B] and closed:
+        lacks[Level.B] = _lacks_safe_folders(account, volume)
     if not lacks[Level.B]:
         return Plain(Level.B, "uid" if closed else "uid+landlock", account, not closed, {})
     lacks[Level.C] = closed
@@ -186,6 +189,14 @@ def _lacks_other_user(node: Node, account: Account, volume: Path, private: tuple
     for path in private:
         if readable_by(path, account):
             return f"{path} can be read by every user (pod: defaultMode: 0400 of its secret volume; else chmod 0400)"
+    return ""
+
+
+def _lacks_safe_folders(account: Account, volume: Path) -> str:
+    """Without Landlock, whoever may write in a folder above ours may put another in our place."""
+    for path in volume.resolve().parents:
+        if permits(path, account, 0o2) and not path.stat().st_mode & stat.S_ISVTX:
+            return f"uid {account.uid} may rename what is in {path} (make the mount itself the work folder: --workdir {path})"
     return ""
 
 

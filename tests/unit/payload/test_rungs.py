@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,15 @@ def test_a_volume_or_a_credential_in_the_wrong_mode_is_named(tmp_path: Path) -> 
     assert f"{tmp_path} is closed to uid 65532" in rung(volume=tmp_path / "volume").lacks[Level.B]
     assert "/etc/passwd can be read by every user" in rung(private=(Path("/etc/passwd"),)).lacks[Level.B]
     assert not readable_by(tmp_path / "missing", NOBODY)
+
+
+def test_without_landlock_nobody_else_may_move_the_volume_away() -> None:
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:
+        mount = Path(folder)
+        mount.chmod(0o777)
+        assert str(rung(volume=mount / "pilot")) == "B:uid+landlock"
+        assert f"--workdir {mount}" in rung(Node(0, THREE, 0), volume=mount / "pilot").lacks[Level.B]
+        assert str(rung(Node(0, THREE, 0), volume=mount)) == "B:uid"
 
 
 def test_modes_are_read_as_the_kernel_reads_them(tmp_path: Path) -> None:
