@@ -35,7 +35,7 @@ WRAPPED_CHARS = (76, 64)  # line lengths of base64 as commands and PEM write it
 # The keys of JSON credential files (Google's kinds, S3) whose values are secret.
 SECRET_NAMES = frozenset(
     (
-        *("private_key", "private_key_id", "client_secret", "refresh_token", "access_token", "id_token", "token"),
+        *("private_key", "client_secret", "refresh_token", "access_token", "id_token", "token"),
         *("password", "secret_key", "access_key", "secret_access_key", "access_key_id"),
     )
 )

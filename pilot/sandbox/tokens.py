@@ -127,7 +127,7 @@ class Google:
         key = {
             "type": "service_account",
             "project_id": "sandbox",
-            "private_key_id": "sandbox",
+            "private_key_id": "0" * 40,
             "private_key": self._key,
             "client_email": self.EMAIL,
             "client_id": "1",
