@@ -10,7 +10,7 @@ PYTEST := $(BIN)/pytest -q -p no:cacheprovider
 KEEP := $(shell [ -t 0 ] && [ -z "$$CI" ] && echo --keep)
 SOURCES := pilot tests
 
-.PHONY: soak help setup demo demo-quick test test-unit test-integration test-e2e escape lint type fmt bench bench-redaction sbom faults long lock clean
+.PHONY: fuzz soak help setup demo demo-quick test test-unit test-integration test-e2e escape lint type fmt bench bench-redaction sbom faults long lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -77,6 +77,9 @@ fmt: $(STAMP) ## format the code
 
 bench: setup ## measure; writes build/bench.json and prints a table
 	@$(BIN)/python -m tests.bench
+
+fuzz: setup ## 100,000 malformed job definitions and 10,000 hostile server answers
+	@$(BIN)/python -m tests.bench.fuzz
 
 soak: setup ## 500 one-second jobs in one pilot: does it grow? (ten minutes)
 	@$(BIN)/python -m tests.bench.soak
