@@ -1,6 +1,6 @@
 """Secrets are taken out of everything that leaves the pilot: as they are, and as base64, URL, JSON and shell write them.
 
-All forms of all secrets are looked for in one pass by an Aho-Corasick automaton (docs/adr/0010), and everything that any of
+All forms of all secrets are looked for in one pass by an Aho-Corasick automaton (docs/adr/0005), and everything that any of
 them covers is masked, so that secrets that overlap leave nothing of each other.
 """
 
