@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, cast
 from urllib.parse import parse_qsl
@@ -95,7 +96,7 @@ def _worker(settings: Settings, credentials: Credentials, volume: WorkVolume, st
         bucket_url=settings.cric_bucket,
     )
     queue = cric.queue(settings.queue, stop)
-    require_usable(queue)
+    refusal = _refusal(queue, volume)
     stores = open_stores(_storage_options(settings))
     closing.callback(stores.close)
     payload = _payload(settings, queue, stores)
@@ -115,12 +116,23 @@ def _worker(settings: Settings, credentials: Credentials, volume: WorkVolume, st
         preempted=lambda: _preempted(settings),
     )
     return Worker(
-        _plan(settings, queue, server, stop),
+        replace(_plan(settings, queue, server, stop), refusal=refusal),
         parts,
         volume,
         stop,
         after_job=lambda worker: _after_job(settings, worker),
     )
+
+
+def _refusal(queue: Queue, volume: WorkVolume) -> PilotCannotWork | None:
+    """Why the queue gives no work. With jobs of an earlier pilot on the volume it waits until they are brought to their end."""
+    try:
+        require_usable(queue)
+    except PilotCannotWork as refusal:
+        if not volume.known_jobs():
+            raise
+        return refusal
+    return None
 
 
 def _after_job(settings: Settings, worker: Worker) -> None:

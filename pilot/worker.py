@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from pilot.job.errors import ExitCode
+from pilot.job.errors import ExitCode, PilotCannotWork
 from pilot.job.parse import MEGABYTE, parse_job
 from pilot.job.queue import Queue
 from pilot.jobrun import JobParts, JobRecord, finish_job, run_job
@@ -49,6 +49,7 @@ class WorkerPlan:
     disk_limit_bytes: int | None
     push_job: Acquired | None = None
     recover_only: bool = False
+    refusal: PilotCannotWork | None = None  # why no job may be asked for, once earlier ones are brought to their end
     min_free_bytes: int = 0
 
 
@@ -106,6 +107,8 @@ class Worker:
         undelivered = self._recover()
         if undelivered or self.plan.recover_only:
             return undelivered or self._end(self._duty_done(), "what an earlier pilot left is brought to its end")
+        if self.plan.refusal is not None:
+            return self._end(self.plan.refusal.exit_code, str(self.plan.refusal))
         self._tell_harvester("started")
         try:
             return self._push() if self.plan.push_job else self._pull()

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pilot.job.errors import ExitCode
+from pilot.job.errors import ExitCode, PilotCannotWork
 from pilot.job.model import ApiGeneration
 from pilot.ports import Acquired, AcquireRequest, CredentialsRefused, NoJob, ServerRefused, ServerUnreachable
 from pilot.runtime.journal import Event, Journal, read_journal
@@ -321,6 +321,15 @@ def test_to_recover_only_is_to_take_no_job(bench: Bench) -> None:
     bench.server.requests.clear()
     end = live(bench, recover_only=True)
     assert (end.exit_code, bench.server.requests, bench.folders) == (ExitCode.OK, [], [])
+
+
+def test_a_queue_that_gives_no_work_keeps_no_report_from_its_delivery(bench: Bench) -> None:
+    undelivered(bench)
+    refusal = PilotCannotWork(ExitCode.QUEUE_NOT_ONLINE, "the queue is offline")
+    end = live(bench, refusal=refusal)
+    assert (end.exit_code, end.reason) == (ExitCode.QUEUE_NOT_ONLINE, "the queue is offline")
+    assert [fields["job_status"] for fields in bench.server.updates if fields["job_status"] in ("finished", "failed")]
+    assert bench.folders == []
 
 
 def left_at(bench: Bench, *events: tuple[Event, dict[str, Any]]) -> None:
