@@ -13,6 +13,7 @@ from pathlib import Path
 
 from pilot.job.errors import ExitCode, PilotCannotWork
 from pilot.job.model import Attempt
+from pilot.runtime.files import sync_folder
 from pilot.runtime.journal import FULL
 
 logger = logging.getLogger("pilot.workdir")
@@ -188,6 +189,7 @@ class WorkVolume:
         folder = JobFolder(self.jobs / str(attempt))
         for path in (folder.root, folder.work, folder.logs, folder.scratch, folder.tmp, folder.home, folder.control):
             path.mkdir(mode=0o700, exist_ok=True)
+        sync_folder(self.jobs)  # the folder's own name must outlast a power cut, or its journal is lost with it
         return folder
 
     def archive(self, folder: JobFolder) -> None:
