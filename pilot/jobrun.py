@@ -198,7 +198,7 @@ def _clear_away(record: JobRecord, folder: JobFolder, volume: WorkVolume) -> Non
 
 
 class JobRun:
-    """One job being run. Only ``live`` is called from outside."""
+    """One job being run. ``live`` and ``resume`` are called from outside, one of them, once."""
 
     def __init__(
         self,

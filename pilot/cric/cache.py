@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import tempfile
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from pilot.cric.document import BadDocument, decode, read_file
 from pilot.runtime.clock import utc_now
+from pilot.runtime.files import replace_atomically
 
 LOG = logging.getLogger("pilot.cric")
 
@@ -62,14 +60,6 @@ class Cache:
         wrapped = {"source": source, "fetched_at": utc_now().isoformat(timespec="seconds"), "document": document}
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=self._folder)  # mkstemp makes it 0600
-            try:
-                with open(handle, "w", encoding="ascii") as file:
-                    json.dump(wrapped, file)
-                os.replace(temporary, path)  # noqa: PTH105 - the temporary name is a str
-            except BaseException:
-                with suppress(OSError):
-                    os.unlink(temporary)  # noqa: PTH108
-                raise
+            replace_atomically(path, json.dumps(wrapped).encode("ascii"), mode=0o600)
         except OSError as error:
             LOG.warning("the record could not be cached as %s: %s", path, error.strerror or error)
