@@ -44,18 +44,21 @@ test-unit: $(STAMP) ## unit and contract tests only
 	$(PYTEST) -n 2 --dist loadfile tests/unit tests/contract
 
 test-integration: setup ## tests on real servers, processes and containers
+	@scripts/prepare-machine faults
 	$(PYTEST) -n 2 --dist loadfile tests/integration
 
 test-e2e: setup ## real pipetask jobs from the queue to their log URLs
 	@scripts/prepare-machine postgresql
 	image=$$(scripts/build-payload-image) && PAYLOAD_IMAGE=$$image $(PYTEST) tests/e2e
 
-# SEED decides every plan; SAMPLE=k takes k of the 336 single faults; PAIRS=m adds m pairs; ONLY=name repeats one run.
+# SEED decides every plan; SAMPLE=k takes k of the 336 single faults; PAIRS=m adds m pairs; DISK=w adds at most w failing writes, of
+# one at each place where a pilot writes; ONLY=name repeats one run.
 SEED ?= 1
 PAIRS ?= 0
-faults: setup ## the fault laboratory: make faults SEED=n [SAMPLE=k] [PAIRS=m] [ONLY=run]
+DISK ?= 0
+faults: setup ## the fault laboratory: make faults SEED=n [SAMPLE=k] [PAIRS=m] [DISK=w] [ONLY=run]
 	@scripts/prepare-machine faults
-	@$(BIN)/python -m tests.faults --seed $(SEED) --pairs $(PAIRS) $(if $(SAMPLE),--sample $(SAMPLE)) $(if $(ONLY),--only $(ONLY))
+	@$(BIN)/python -m tests.faults --seed $(SEED) --pairs $(PAIRS) --disk $(DISK) $(if $(SAMPLE),--sample $(SAMPLE)) $(if $(ONLY),--only $(ONLY))
 
 escape: setup ## attempts to break out of a payload's confinement, on each rung; prints a table
 	@$(BIN)/python -m tests.escape
@@ -91,7 +94,7 @@ sbom: $(STAMP) ## build/sbom.json (CycloneDX) and docs/licences.md
 	@$(BIN)/python scripts/sbom
 
 lock: ## renew requirements.lock (hashed, no index URLs)
-	@$(BIN)/pip-compile -q --upgrade --generate-hashes --allow-unsafe --strip-extras --no-header --no-emit-index-url \
+	@$(BIN)/pip-compile -q $(if $(KEEP_VERSIONS),,--upgrade) --generate-hashes --allow-unsafe --strip-extras --no-header --no-emit-index-url \
 	  --no-emit-trusted-host --no-emit-find-links --extra sandbox --extra gcp-logging --extra dev -o requirements.lock pyproject.toml
 
 clean: ## remove what was built here; caches of images under ~/.cache/pilot stay

@@ -34,7 +34,7 @@ from pilot.job.report import (
     usage_fields,
 )
 from pilot.job.states import JobState
-from pilot.outbox import Delivery, deliver_final, send_final
+from pilot.outbox import Delivery, deliver_final, send_final, told_before
 from pilot.ports import (
     Acquired,
     JobLogs,
@@ -66,6 +66,7 @@ LOG_SHARE = 0.6  # of the shutdown time; the rest is the report's
 # A deadline is running: the report goes before the logs.
 HURRIED = frozenset({StopKind.SIGTERM, StopKind.SIGINT, StopKind.LIFETIME})
 FULL_VOLUME_BYTES = 1 << 16  # what is left of a volume on which a write has just failed
+NEVER_STARTED = Diagnosis(PilotError.INTERNAL, "the pilot was restarted before the payload was started")
 START_RETRY = RetryPolicy("starting", tries=100_000, first_s=0.5, cap_s=20, total_s=600)
 
 
@@ -238,8 +239,19 @@ class JobRun:
         if left.body is not None:
             delivery = self._send(worker_stop, left.body, prepared=True)
             return self._record(Outcome(JobState(str(left.body["job_status"]))), delivery, LogsStored(None), ())
+        lost = left.payload_started and left.outcome is None
+        cause = self._parts.payload.lay_to_rest(left.payload, self._folder) if lost else NEVER_STARTED
+        told = self._told_before(worker_stop)
+        if told is not None:
+            logger.warning("job %s: nothing more is reported of it: %s", self._attempt, told.value)
+            return self._record(left.outcome or failed(cause), told, LogsStored(None), ())
         self._usage, self._isolation, self._outputs = left.usage, left.isolation, left.outputs or ()
-        return self._to_the_end(worker_stop, lambda job, helpers: self._rest_of_stages(job, helpers, left))
+        return self._to_the_end(worker_stop, lambda job, helpers: self._rest_of_stages(job, helpers, left, cause))
+
+    def _told_before(self, worker_stop: Stop) -> Delivery | None:
+        """Asked before anything is said: a pilot on a broken disk reports a job and leaves no word of it in the journal."""
+        with worker_stop.grace(self._parts.shutdown_s) as grace:
+            return told_before(self._parts.server, self._attempt, self._api, grace, self._parts.final_retry_s)
 
     def _to_the_end(self, worker_stop: Stop, stages: Callable[[Job, Helpers], Outcome]) -> JobRecord:
         """The stages, and what follows them whatever became of them: logs and report, in the order the stop allows."""
@@ -307,15 +319,13 @@ class JobRun:
             outcome = self._stage_out(job, outcome)
         return outcome
 
-    def _rest_of_stages(self, job: Job, helpers: Helpers, left: Unfinished) -> Outcome:
-        """What is left to do of the stages; a payload is never started again."""
+    def _rest_of_stages(self, job: Job, helpers: Helpers, left: Unfinished, cause: Diagnosis) -> Outcome:
+        """What is left to do of the stages; a payload is never started again. ``cause``: why it has no outcome."""
         if left.payload_started:
             self._heartbeat.announce(JobState.RUNNING)
         self._beating = helpers.start("heartbeat", self._heartbeat.beat)
-        if left.outcome is None and left.payload_started:
-            return failed(self._parts.payload.lay_to_rest(left.payload, self._folder))
         if left.outcome is None:
-            return failed(Diagnosis(PilotError.INTERNAL, "the pilot was restarted before the payload was started"))
+            return failed(cause)
         if left.outcome.state is JobState.FINISHED and left.outputs is None:
             return self._stage_out(job, left.outcome)
         return left.outcome

@@ -10,7 +10,7 @@ from enum import Enum
 from pilot.job.model import ApiGeneration, Attempt
 from pilot.job.report import FieldValue
 from pilot.job.states import SETTLED_STATUSES
-from pilot.ports import PandaServer, ServerRefused, ServerUnreachable
+from pilot.ports import JobStatus, PandaServer, ServerRefused, ServerUnreachable
 from pilot.runtime.journal import Event, Journal
 from pilot.runtime.probe import Point, probe
 from pilot.runtime.retry import RetryableError, RetryPolicy, retry_call
@@ -68,12 +68,37 @@ def deliver_final(
         return Delivery.UNDELIVERED
 
 
+def told_before(
+    server: PandaServer, attempt: Attempt, api: ApiGeneration, stop: Stop, total_s: float
+) -> Delivery | None:
+    """Whether a report of this attempt was delivered that no journal tells of: the disk was broken when it was sent.
+
+    None: there was none, and one may be made. UNDELIVERED: the server could not be asked within ``total_s`` seconds or until
+    ``stop``, so that none may be made yet: it could be a second, different one.
+    """
+
+    def once() -> Delivery | None:
+        try:
+            return _told_by(server.job_status(attempt, api, stop), attempt)
+        except (ServerUnreachable, ServerRefused) as trouble:
+            logger.warning("job %s: what the server knows of it is not known yet: %s", attempt, trouble)
+            raise RetryableError(str(trouble)) from trouble
+
+    try:
+        return retry_call(once, replace(RESEND, total_s=total_s), stop)
+    except RetryableError:
+        return Delivery.UNDELIVERED
+
+
 def _by_status(server: PandaServer, attempt: Attempt, api: ApiGeneration, stop: Stop) -> Delivery | None:
     """What the job's status tells about the report; None when it tells nothing."""
     try:
-        status = server.job_status(attempt, api, stop)
+        return _told_by(server.job_status(attempt, api, stop), attempt)
     except (ServerUnreachable, ServerRefused):
         return None
+
+
+def _told_by(status: JobStatus, attempt: Attempt) -> Delivery | None:
     if status.status is None or (status.attempt_nr is not None and status.attempt_nr > attempt.attempt_nr):
         logger.warning("job %s: the server knows this attempt no more (%s); its report ends here", attempt, status)
         return Delivery.ABANDONED

@@ -10,7 +10,8 @@ a result.
 | final_prepared            | send the same bytes until they are acknowledged                                        |
 | final_acked               | remove the folder                                                                      |
 
-A payload is never started again: ``payload_starting`` is durable before exec.
+A payload is never started again: ``payload_starting`` is durable before exec. Before anything is told of a job without a prepared
+report the server is asked (outbox.told_before): on a broken disk a report may have been delivered that no record tells of.
 """
 
 from __future__ import annotations

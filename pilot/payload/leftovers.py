@@ -72,7 +72,7 @@ def _carriers(variable: bytes, account: Account | None) -> Iterator[int]:
             if variable in (entry / "environ").read_bytes().split(b"\0"):
                 yield int(entry.name)
         except PermissionError:
-            if account is not None and entry.stat().st_uid == account.uid:
+            if account is not None and procfs.owner(int(entry.name)) == account.uid:
                 yield int(entry.name)
         except OSError:
             continue

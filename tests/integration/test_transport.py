@@ -6,7 +6,6 @@ import json
 import os
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -363,10 +362,9 @@ def test_a_pilot_among_traps_does_its_job_and_touches_none(
 def test_certificates_named_in_the_environment_are_not_trusted(world: World, pilots: Pilots) -> None:
     ca = str(world.ca_path)
     env = dict.fromkeys(("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "AWS_CA_BUNDLE"), ca)
-    started_s = time.monotonic()
     end = pilots.run(
         *HASTY, config=pilots.settings(without=("ca", "storage_ca")), env={**env, "PYTHONHTTPSVERIFY": "0"}
     )
-    assert end.exit_code not in (0, None) and time.monotonic() - started_s < 60
+    assert end.exit_code not in (0, None)
     assert "verif" in end.stderr.lower()
     assert "Traceback" not in end.stderr

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +18,11 @@ from typing import Any
 import requests
 import yaml
 
-from pilot.sandbox.cric_server import LOG_BUCKET
+from pilot.sandbox.cric_server import DATA_ENDPOINT, LOG_BUCKET, LOG_ENDPOINT
 from pilot.sandbox.world import World
 
 QUEUE = "DOMA_LSST_DEV"
+SCOPE = "panda.test"
 PROGRAM = Path(sys.executable).with_name("pilot-start")
 RUN_TIMEOUT_S = 60.0
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -152,6 +154,37 @@ def shell_job(command: str, **keys: Any) -> dict[str, Any]:
     """The dispatcher keys of a job that runs a shell text, as Rubin's jobs do."""
     encoded = base64.b64encode(command.encode()).decode()
     return {"transformation": "bash-c-enc", "jobPars": encoded, **keys}
+
+
+def adler32(content: bytes) -> str:
+    return f"{zlib.adler32(content):08x}"
+
+
+def input_keys(lfn: str, content: bytes, *, rse: str = DATA_ENDPOINT, checksum: str | None = None) -> dict[str, str]:
+    """The dispatcher keys of a job with one input."""
+    return {
+        "inFiles": lfn,
+        "scopeIn": SCOPE,
+        "GUID": "0c0a1b2c-0000-4000-8000-000000000001",
+        "fsize": str(len(content)),
+        "checksum": f"ad:{checksum or adler32(content)}",
+        "ddmEndPointIn": rse,
+        "realDatasetsIn": "inputs",
+    }
+
+
+def output_keys(*lfns: str, rse: str = DATA_ENDPOINT) -> dict[str, str]:
+    """The dispatcher keys of a job with outputs and a log."""
+    return {
+        "outFiles": ",".join([*lfns, "log.tgz"]),
+        "scopeOut": ",".join(SCOPE for _ in lfns),
+        "scopeLog": SCOPE,
+        "ddmEndPointOut": ",".join([*(rse for _ in lfns), LOG_ENDPOINT]),
+        "realDatasets": ",".join(["outputs" for _ in lfns] + ["logs"]),
+        "destinationDblock": ",".join(["outputs" for _ in lfns] + ["logs"]),
+        "fileDestinationSE": ",".join("local" for _ in range(len(lfns) + 1)),
+        "destinationDBlockToken": ",".join("local" for _ in range(len(lfns) + 1)),
+    }
 
 
 def submit(world: World, command: str, **keys: Any) -> int:

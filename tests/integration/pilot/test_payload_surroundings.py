@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -17,10 +16,23 @@ from botocore.config import Config
 from pilot.job.endpoint import deterministic_path
 from pilot.sandbox.cric_server import DATA_BUCKET, DATA_ENDPOINT, LOG_BUCKET, LOG_ENDPOINT
 from pilot.sandbox.world import World
-from tests.integration.pilot.pilotrun import HASTY, PATH, QUEUE, PilotEnd, Pilots, log_url, public, submit, updates
+from tests.integration.pilot.pilotrun import (
+    HASTY,
+    PATH,
+    QUEUE,
+    SCOPE,
+    PilotEnd,
+    Pilots,
+    adler32,
+    input_keys,
+    log_url,
+    output_keys,
+    public,
+    submit,
+    updates,
+)
 
 DUMP = "tr '\\0' '\\n' < /proc/$$/environ"
-SCOPE = "panda.test"
 
 
 @dataclass(frozen=True)
@@ -52,37 +64,6 @@ def bucket(world: World) -> Iterator[Bucket]:
     )
     yield Bucket(client)
     client.close()
-
-
-def adler32(content: bytes) -> str:
-    return f"{zlib.adler32(content):08x}"
-
-
-def input_keys(lfn: str, content: bytes, *, rse: str = DATA_ENDPOINT, checksum: str | None = None) -> dict[str, str]:
-    """The dispatcher keys of a job with one input."""
-    return {
-        "inFiles": lfn,
-        "scopeIn": SCOPE,
-        "GUID": "0c0a1b2c-0000-4000-8000-000000000001",
-        "fsize": str(len(content)),
-        "checksum": f"ad:{checksum or adler32(content)}",
-        "ddmEndPointIn": rse,
-        "realDatasetsIn": "inputs",
-    }
-
-
-def output_keys(*lfns: str, rse: str = DATA_ENDPOINT) -> dict[str, str]:
-    """The dispatcher keys of a job with outputs and a log."""
-    return {
-        "outFiles": ",".join([*lfns, "log.tgz"]),
-        "scopeOut": ",".join(SCOPE for _ in lfns),
-        "scopeLog": SCOPE,
-        "ddmEndPointOut": ",".join([*(rse for _ in lfns), LOG_ENDPOINT]),
-        "realDatasets": ",".join(["outputs" for _ in lfns] + ["logs"]),
-        "destinationDblock": ",".join(["outputs" for _ in lfns] + ["logs"]),
-        "fileDestinationSE": ",".join("local" for _ in range(len(lfns) + 1)),
-        "destinationDBlockToken": ",".join("local" for _ in range(len(lfns) + 1)),
-    }
 
 
 def files(world: World, panda_id: int) -> dict[str, dict[str, Any]]:

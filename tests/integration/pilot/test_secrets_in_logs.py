@@ -12,8 +12,7 @@ from pathlib import Path
 import yaml
 
 from pilot.sandbox.world import World
-from tests.integration.pilot.pilotrun import HASTY, QUEUE, Pilots, log_url, public, shell_job, updates
-from tests.integration.pilot.test_payload_surroundings import output_keys
+from tests.integration.pilot.pilotrun import HASTY, QUEUE, Pilots, log_url, output_keys, public, shell_job, updates
 
 JOB_SECRET = "the-jobs-own/secret+word"
 PASSWORD = "data base & password"

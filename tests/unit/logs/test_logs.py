@@ -6,7 +6,6 @@ import io
 import os
 import tarfile
 import threading
-import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -265,6 +264,7 @@ class Away:
         pass
 
 
+@pytest.mark.timeout(20)  # far less than what it must not wait for
 def test_a_store_that_is_down_is_tried_for_the_time_given_to_all_together(folder: JobFolder, tmp_path: Path) -> None:
     away = Away()
     factory: Callable[[], Store] = lambda: away  # type: ignore[assignment,return-value]  # noqa: E731
@@ -273,9 +273,7 @@ def test_a_store_that_is_down_is_tried_for_the_time_given_to_all_together(folder
     (folder.work / "memory_monitor_summary.json").write_text("{}")
     (folder.work / "memory_monitor_output.txt").write_text("x")
     logs = logs_at(tmp_path / "disk", retry_s=0.5, stores=Stores({"file": factory}))
-    started_s = time.monotonic()
     stored = logs.store(job(), folder, Stop())
-    assert time.monotonic() - started_s < 5
     assert stored.bundle is not None and stored.bundle.surl is None and not stored.complete
     assert stored.bundle.size_bytes == (folder.logs / "log.tgz").stat().st_size
     assert "log.tgz: " in stored.problem and "pilotlog.txt: " in stored.problem

@@ -99,6 +99,12 @@ def test_the_formatter_is_in_utc() -> None:
     assert RedactingFormatter().format(record).startswith("1970-01-01 00:00:00.000")
 
 
+def test_a_disk_that_takes_no_more_costs_lines_of_a_jobs_log_and_nothing_else(lines: io.StringIO) -> None:
+    with log_to_file(Path("/dev/full")):
+        logger.warning("still told")
+    assert "still told" in lines.getvalue() and "Traceback" not in lines.getvalue()
+
+
 @pytest.mark.parametrize("durable", [True, False])
 def test_a_file_is_replaced_whole(tmp_path: Path, durable: bool) -> None:
     path = tmp_path / "summary.json"

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Callable
 
 import pytest
@@ -70,6 +69,7 @@ def test_one_helper_can_be_ended_before_the_others() -> None:
         assert not first.alive() and second.alive()
 
 
+@pytest.mark.timeout(20)  # far less than what it must not wait for
 def test_a_helper_that_misses_its_bound_is_abandoned(caplog: pytest.LogCaptureFixture) -> None:
     owner, stuck = Stop(), threading.Event()
 
@@ -78,9 +78,7 @@ def test_a_helper_that_misses_its_bound_is_abandoned(caplog: pytest.LogCaptureFi
 
     with Helpers(owner) as helpers:
         helper = helpers.start("upload", wait_stuck)
-        started_s = time.monotonic()
         assert not helpers.finish(helper, bound_s=0.05)
-        assert time.monotonic() - started_s < 5
     assert helpers.abandoned == ["upload"]
     assert helper.stop.is_set()
     assert "left behind" in caplog.text
@@ -117,14 +115,13 @@ def test_a_stage_that_notices_the_stop_has_its_say() -> None:
     asking.join()
 
 
+@pytest.mark.timeout(20)  # far less than what it must not wait for
 def test_a_stuck_stage_is_left_behind(caplog: pytest.LogCaptureFixture) -> None:
     stop, stuck = Stop(), threading.Event()
     asking = threading.Timer(0.02, stop.request, (TERM,))
     asking.start()
-    started_s = time.monotonic()
     with caplog.at_level(logging.ERROR), pytest.raises(Stopped) as raised:
         run_stage("stage-out", lambda: stuck.wait(30), stop, bound_s=0.05)
-    assert time.monotonic() - started_s < 5
     assert raised.value.reason == TERM
     assert "stage-out did not notice the stop" in caplog.text
     asking.join()

@@ -63,30 +63,27 @@ def test_the_peers_retry_after_is_a_floor() -> None:
     assert flaky.called_at_s[1] - flaky.called_at_s[0] >= 0.19
 
 
+@pytest.mark.timeout(20)  # far less than what it must not wait for
 def test_a_retry_after_beyond_the_total_time_ends_it_at_once() -> None:
     flaky = Flaky(1, retry_after_s=3600)
-    started_s = time.monotonic()
     with pytest.raises(RetryableError):
         retry_call(flaky, QUICK, Stop())
-    assert time.monotonic() - started_s < 1
 
 
+@pytest.mark.timeout(20)  # far less than what it must not wait for
 def test_the_total_time_ends_it() -> None:
     policy = RetryPolicy("short", tries=10**6, first_s=0.01, cap_s=0.02, total_s=0.2)
-    started_s = time.monotonic()
     with pytest.raises(RetryableError):
         retry_call(Flaky(10**6), policy, Stop())
-    assert time.monotonic() - started_s < 2
 
 
+@pytest.mark.timeout(20)  # far less than what it must not wait for
 def test_a_stop_ends_the_wait() -> None:
     stop = Stop()
     asking = threading.Timer(0.05, stop.request, (StopReason(StopKind.SIGTERM),))
     asking.start()
-    started_s = time.monotonic()
     with pytest.raises(RetryableError):
         retry_call(Flaky(99, retry_after_s=30), RetryPolicy("patient", 99, 1, 1, 60), stop)
-    assert time.monotonic() - started_s < 5
     asking.join()
 
 

@@ -110,11 +110,9 @@ def test_the_grace_scope_stops_later_with_the_same_reason(eventually: Callable[.
 def test_grace_counts_from_the_stop_and_not_from_its_own_start() -> None:
     stop = Stop()
     stop.request(TERM)
-    time.sleep(0.15)
-    started_s = time.monotonic()
-    with stop.grace(0.1) as late:
-        assert late.wait(5)
-    assert time.monotonic() - started_s < 0.1
+    time.sleep(1.0)
+    with stop.grace(1.0) as late:
+        assert late.wait(0.9)
 
 
 def test_a_grace_scope_that_is_left_early_leaves_no_timer() -> None:

@@ -3,7 +3,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -104,12 +103,11 @@ def test_a_folder_goes_whatever_a_payload_made_of_it(tmp_path: Path) -> None:
     assert (outside / "precious").exists() and outside.stat().st_mode & 0o777 == 0o500
 
 
+@pytest.mark.timeout(20)  # far less than what it must not wait for
 def test_removing_many_files_is_quick(tmp_path: Path) -> None:
     volume = WorkVolume(tmp_path)
     with volume.held():
         folder = volume.open_job(Attempt(1, 0))
         for number in range(2000):
             (folder.work / str(number)).touch()
-        started_s = time.monotonic()
         folder.remove()
-        assert time.monotonic() - started_s < 5
