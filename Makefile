@@ -63,10 +63,11 @@ faults: setup ## the fault laboratory: make faults SEED=n [SAMPLE=k] [PAIRS=m] [
 escape: setup ## attempts to break out of a payload's confinement, on each rung; prints a table
 	@$(BIN)/python -m tests.escape
 
-long: setup ## hours: 2,000 pairs of faults, a real outage of five minutes, stops at random instants
+long: setup ## hours: all faults and 2,000 pairs of them, a real outage of five minutes, stops at random instants, 5,000 jobs in one pilot
 	@scripts/prepare-machine faults
-	@$(BIN)/python -m tests.faults --seed $(SEED) --pairs 2000
+	@$(BIN)/python -m tests.faults --seed $(SEED) --pairs 2000 --disk 1000
 	@$(BIN)/python -m tests.faults.stops --outage-s 300
+	@$(BIN)/python -m tests.bench.soak --jobs 5000 --json build/soak-long.json
 
 lint: $(STAMP) ## ruff: rules and formatting
 	@$(BIN)/ruff check $(SOURCES)
