@@ -233,6 +233,7 @@ def _payload(settings: Settings, queue: Queue, stores: Stores) -> PayloadRunner:
         looping_s=settings.looping_s,
         max_processes=settings.max_processes,
         max_inodes=settings.max_inodes,
+        max_stdout_bytes=settings.max_stdout_mib * MEGABYTE,
         required=level_named(settings.require_isolation),
         user=settings.payload_user,
         private=_credential_files(settings),

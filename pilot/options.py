@@ -155,6 +155,7 @@ OPTIONS: tuple[Option, ...] = (
     Option("looping_s", LIMITS, "end a payload that writes nothing and uses no CPU for so long (loopingCheck=false exempts a job); 0: never", _seconds(0), 7200.0, metavar="S"),
     Option("max_processes", LIMITS, "processes a payload may have at once; 0: no limit", _whole(0), 4096, metavar="N"),
     Option("max_inodes", LIMITS, "files and folders a payload may have in its work folder; 0: no limit", _whole(0), 1_000_000, metavar="N"),
+    Option("max_stdout_mib", LIMITS, "what a payload may write to stdout, and to stderr; 0: no limit", _whole(0), 2048, metavar="MiB"),
     Option("payload_grace_s", LIMITS, "from SIGTERM to SIGKILL of a payload that is stopped", _seconds(0), 2.0, metavar="S"),
     Option("shutdown_s", LIMITS, "after SIGTERM everything is over within this time", _seconds(1), 10.0, metavar="S"),
     Option("config", OUTPUT, "settings file (YAML); default: ./pilot.yaml, then /etc/pilot/pilot.yaml", _path, metavar="FILE"),

@@ -113,6 +113,7 @@ class Settings:
     looping_s: float
     max_processes: int
     max_inodes: int
+    max_stdout_mib: int
     payload_grace_s: float
     shutdown_s: float
     config: Path | None

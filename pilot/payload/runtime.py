@@ -21,6 +21,7 @@ from pilot.job.limits import (
     LOOPING_LIMIT_S,
     MAX_INODES,
     MAX_PROCESSES,
+    STDOUT_LIMIT_BYTES,
     BreachKind,
     Limits,
     LimitSettings,
@@ -63,7 +64,7 @@ class PayloadConfig:
 
     ``image``: the operator's explicit choice (``--image``); ``queue_image``: the settings' entry for the queue.
     ``pod_memory_bytes``: None asks the control group. ``disk_limit_bytes``: the pod's disk ceiling.
-    ``looping_s``, ``max_processes``, ``max_inodes``: 0: no limit.
+    ``looping_s``, ``max_processes``, ``max_inodes``, ``max_stdout_bytes``: 0: no limit.
     ``credentials``: values of the variables that payloads are given; ``added``: ``payload_env_set``.
     ``required``: the lowest rung a payload may run on (rungs.py); ``user``: whose it is on rung B; ``private``: the pilot's
     credential files; ``own_containers``: the queue's payloads start containers of their own.
@@ -88,6 +89,7 @@ class PayloadConfig:
     looping_s: float = LOOPING_LIMIT_S
     max_processes: int = MAX_PROCESSES
     max_inodes: int = MAX_INODES
+    max_stdout_bytes: int = STDOUT_LIMIT_BYTES
     required: Level = Level.D
     user: str | None = None
     private: tuple[Path, ...] = ()
@@ -229,6 +231,7 @@ class PayloadRunner:
             looping_s=config.looping_s,
             max_processes=config.max_processes,
             max_inodes=config.max_inodes,
+            max_stdout_bytes=config.max_stdout_bytes,
         )
 
     def _contained(
