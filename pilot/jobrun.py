@@ -126,10 +126,16 @@ class JobRecord:
 
 
 def run_job(
-    acquired: Acquired, parts: JobParts, volume: WorkVolume, worker_stop: Stop, acquire_s: float = 0.0
+    acquired: Acquired,
+    parts: JobParts,
+    volume: WorkVolume,
+    worker_stop: Stop,
+    acquire_s: float = 0.0,
+    refusal: Diagnosis | None = None,
 ) -> JobRecord | None:
     """Run one acquired job to its acknowledged final report; the job folder goes only then.
 
+    ``refusal``: why it is not to be run at all (a job that was given to a pilot that may not work); it is reported failed.
     None when the answer held nothing that could be reported to anybody (no PandaID). When not even the job's folder,
     journal or log can be made, it is reported failed without them.
     """
@@ -159,7 +165,7 @@ def run_job(
         else:
             room = volume.open_reserve_for_logs
             job_run = JobRun(parsed, parsed.attempt, acquired.api, parts, folder, journal, acquire_s, room)
-            record = job_run.live(worker_stop)
+            record = job_run.live(worker_stop, refusal)
     _clear_away(record, folder, volume)
     return record
 
@@ -195,7 +201,7 @@ def _clear_away(record: JobRecord, folder: JobFolder, volume: WorkVolume) -> Non
     if record.delivery.settled:
         probe(Point.CLEANING)
         _keep_unstored_bundle(record, folder, volume)
-        volume.archive(folder)
+        run_stage("clear-away", lambda: volume.archive(folder), Stop())  # a million files take their time
 
 
 class JobRun:
@@ -229,8 +235,10 @@ class JobRun:
             parts.server, api, self._fields, self._obey, parts.heartbeat_s, parts.server_silence_s, self._server_lost
         )
 
-    def live(self, worker_stop: Stop) -> JobRecord:
-        """The job's life, from its parsed definition."""
+    def live(self, worker_stop: Stop, refusal: Diagnosis | None = None) -> JobRecord:
+        """The job's life, from its parsed definition; a short one, when there is a reason to refuse it."""
+        if refusal is not None:
+            return self._to_the_end(worker_stop, lambda _job, _helpers: failed(refusal))
         return self._to_the_end(worker_stop, self._stages)
 
     def resume(self, worker_stop: Stop, left: Unfinished) -> JobRecord:

@@ -137,7 +137,8 @@ class Credentials:
         if not self.x509 and not self.token:
             raise PilotCannotWork(
                 ExitCode.CREDENTIALS,
-                "There are no credentials for the PanDA server: give a proxy (X509_USER_PROXY), or a token file and its origin.",
+                "no credentials for the PanDA server: give --x509-proxy FILE, or --cert FILE --key FILE, or --token-file FILE "
+                "--origin VO (or try it all on this machine with --sandbox)",
             )
         try:
             if self.x509:

@@ -74,7 +74,7 @@ def test_flags_win_over_the_environment_that_over_the_file_and_that_over_the_def
 @pytest.mark.parametrize("option", [o for o in OPTIONS if o.name != "config"], ids=lambda option: option.name)
 def test_every_option_is_a_field_a_flag_a_variable_and_a_key(option: Any, file: Path) -> None:
     samples = {"queue": "Q7", "submit_mode": "PUSH", "log_level": "DEBUG", "runtime": "plain", "api": "legacy"}
-    samples["require_isolation"] = "B"
+    samples |= {"require_isolation": "B", "use_realtime_logging": "yes"}
     text = samples.get(option.name)
     for guess in (text, "https://host.example:1234", "17"):
         try:
