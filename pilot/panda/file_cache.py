@@ -110,7 +110,7 @@ class FileCache:
                 earlier.append(True)
                 raise RetryableError(result.why, result.retry_after_s)
             why = result.message if isinstance(result, NoJobs) else result.why
-            if earlier and _THERE_ALREADY in why:
+            if earlier and _THERE_ALREADY in why.lower():
                 return Accepted(None)
             raise ServerRefused(f"{self._server} does not take {form.name}: {why}")
 

@@ -246,7 +246,7 @@ class PandaV1:
     def _upload(self, caller: Caller, given: dict[str, Any]) -> Any:
         refusal = self._uploads.store(given, caller)
         if refusal:
-            raise _Refused(refusal)
+            raise _Refused(f"ERROR: {refusal}")
 
     # operators
 
