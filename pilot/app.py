@@ -23,6 +23,7 @@ from pilot.logs.worker_log import WorkerLog, hand_in, worker_log
 from pilot.panda.auth import Credentials, TokenCredentials, X509Credentials
 from pilot.panda.client import PandaClient
 from pilot.panda.file_cache import CacheForm, FileCache, worker_log_forms
+from pilot.panda.renewal import renewed_by_server
 from pilot.payload.apptainer import Bind
 from pilot.payload.process import reap_strangers
 from pilot.payload.rungs import hide_memory, level_named
@@ -87,6 +88,8 @@ def _serve(settings: Settings, credentials: Credentials, log: WorkerLog | None, 
         with ExitStack() as parts:
             server = _server(settings, credentials)
             parts.callback(server.close)
+            key = SecretFile(settings.token_key_file) if settings.token_key_file else None
+            parts.enter_context(renewed_by_server(server, credentials.token, key))
             if not settings.recover_only:
                 ids, site = (settings.harvester_id, settings.worker_id), settings.site or settings.queue
                 parts.enter_context(worker_told(server, *ids, site, settings.node, stop))

@@ -19,7 +19,7 @@ from pilot.sandbox.monitor import page
 from pilot.sandbox.panda_db import PandaDb
 from pilot.sandbox.panda_legacy import PandaLegacy, forbidden
 from pilot.sandbox.panda_v1 import PandaV1
-from pilot.sandbox.tokens import Google
+from pilot.sandbox.tokens import Google, Renewals
 from pilot.sandbox.upload import Uploads
 
 API_CHOICES = ("both", "v1", "legacy")
@@ -55,6 +55,7 @@ class PandaServer:
         cric: Cric,
         google: Google,
         uploads: Uploads,
+        renewals: Renewals,
         control: ControlServer,
         apis: str,
     ) -> None:
@@ -65,8 +66,8 @@ class PandaServer:
         self._google = google
         self._uploads = uploads
         self._control = control
-        self._v1 = PandaV1(dispatcher, db, uploads)
-        self._legacy = PandaLegacy(dispatcher, db, uploads)
+        self._v1 = PandaV1(dispatcher, db, uploads, renewals)
+        self._legacy = PandaLegacy(dispatcher, db, uploads, renewals)
         self._store_routes: dict[str, Callable[[Request], Answer]] = {}
         self.set_apis(apis)
 

@@ -91,6 +91,40 @@ class Issuer:
         return claims
 
 
+class Renewals:
+    """Renewal of bearer tokens (`get_access_token`): refused to everybody who has not been given the right to it.
+
+    The recorded servers gave nobody that right; what a granted call answers is read in their source. `answer` is the token
+    to give, a fresh one when None.
+    """
+
+    CLIENT = "pilot_server"
+
+    def __init__(self, issuer: Issuer) -> None:
+        self._issuer = issuer
+        self.keys: set[str] = set()
+        self.readers: set[str] = set()
+        self.answer: str | None = None
+
+    def token(self, reader: str, client: object, key: object) -> str:
+        """A token for `client`; RenewalRefused with the server's words, None where it has none of its own to say."""
+        if reader not in self.readers:
+            raise RenewalRefused(None)
+        if client != self.CLIENT:
+            raise RenewalRefused(f"'token' not found for {client}")
+        if key not in self.keys:
+            raise RenewalRefused(f"failed since token key is invalid for {client}")
+        return self.answer if self.answer is not None else self._issuer.token()
+
+
+class RenewalRefused(Exception):
+    """No token is given; `words` is None for a caller without the right."""
+
+    def __init__(self, words: str | None) -> None:
+        super().__init__(words)
+        self.words = words
+
+
 # The recorded server falls over a missing Origin and shows its traceback; pilots must cope with that text.
 _NO_ORIGIN = (
     "Token decode failure. 'NoneType' object has no attribute 'replace' Traceback (most recent call last):\n"
