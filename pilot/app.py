@@ -12,23 +12,23 @@ from typing import Literal, cast
 from pilot import __version__
 from pilot.cric.client import CricClient
 from pilot.job.endpoint import WRITE_ACTIVITIES, doors_for, public_base
-from pilot.job.errors import ExitCode, PayloadError, PilotCannotWork, SettingsError
+from pilot.job.errors import ExitCode, PayloadError, PilotCannotWork
 from pilot.job.model import ApiGeneration
 from pilot.job.parse import MEGABYTE
 from pilot.job.queue import Queue, Transfer, require_usable, storages_for
 from pilot.job.report import Identity
 from pilot.jobrun import JobParts
 from pilot.logs.upload import PublicLogs
-from pilot.logs.worker_log import WorkerLog, hand_in, worker_log
+from pilot.logs.worker_log import WorkerLog
+from pilot.own_logs import hand_in_worker_log, own_worker_log, realtime_logs, worker_log_url
 from pilot.panda.auth import Credentials, TokenCredentials, X509Credentials
 from pilot.panda.client import PandaClient
-from pilot.panda.file_cache import CacheForm, FileCache, worker_log_forms
 from pilot.panda.renewal import renewed_by_server
 from pilot.payload.apptainer import Bind
 from pilot.payload.process import reap_strangers
 from pilot.payload.rungs import hide_memory, level_named
 from pilot.payload.runtime import PayloadConfig, PayloadRunner
-from pilot.ports import Acquired, ServerRefused, ServerUnreachable
+from pilot.ports import Acquired, Follower, ServerUnreachable
 from pilot.push import read_given_job
 from pilot.runtime.clock import utc_now
 from pilot.runtime.events import redactor, start_logging
@@ -38,7 +38,7 @@ from pilot.runtime.preemption import node_is_preempted
 from pilot.runtime.pulse import pulse_of_this_thread
 from pilot.runtime.secret import SecretFile, tell_of_secrets
 from pilot.runtime.signals import stop_on_signals
-from pilot.runtime.stop import Deadline, Stop, StopKind, Stopped
+from pilot.runtime.stop import Stop, StopKind, Stopped
 from pilot.runtime.summary import write_summary
 from pilot.runtime.workdir import WorkVolume
 from pilot.settings import Settings
@@ -66,20 +66,28 @@ def run(settings: Settings) -> int:
     stop, credentials = Stop(), None
     with ExitStack() as closing:
         closing.enter_context(stop_on_signals(stop))
-        log = closing.enter_context(worker_log(_worker_log_places(settings)))
+        followers = closing.enter_context(realtime_logs(settings, stop))
+        log = closing.enter_context(own_worker_log(settings))
         try:
             _announce(settings)
             credentials = _credentials(settings)
-            return _serve(settings, credentials, log, stop, closing)
+            return _serve(settings, credentials, log, followers, stop, closing)
         except PilotCannotWork as trouble:
             logger.error("leaving with exit code %d: %s", trouble.exit_code, trouble)
             raise
         finally:
             if log is not None:
-                _hand_in(settings, log, credentials, stop)
+                hand_in_worker_log(settings, log, credentials, stop)
 
 
-def _serve(settings: Settings, credentials: Credentials, log: WorkerLog | None, stop: Stop, closing: ExitStack) -> int:
+def _serve(
+    settings: Settings,
+    credentials: Credentials,
+    log: WorkerLog | None,
+    followers: tuple[Follower, ...],
+    stop: Stop,
+    closing: ExitStack,
+) -> int:
     """The pilot's duty on its volume; what is on ``closing`` lasts until the worker log is handed in."""
     volume = WorkVolume(settings.workdir)
     closing.enter_context(volume.held())
@@ -93,7 +101,7 @@ def _serve(settings: Settings, credentials: Credentials, log: WorkerLog | None, 
             if not settings.recover_only:
                 ids, site = (settings.harvester_id, settings.worker_id), settings.site or settings.queue
                 parts.enter_context(worker_told(server, *ids, site, settings.node, stop))
-            worker = _worker(settings, server, volume, stop, parts)
+            worker = _worker(settings, server, volume, followers, stop, parts)
             end = worker.live()
             logger.info("leaving: %s", end.reason)
             _summarize(settings, worker, end)
@@ -109,7 +117,7 @@ def _announce(settings: Settings) -> None:
     logger.info("pilot %s on %s for queue %s", __version__, settings.node, settings.queue)
     if settings.ignored:
         logger.info("%s: options of the wrapper this pilot replaces; they are not used", ", ".join(settings.ignored))
-    if url := _worker_log_url(settings):
+    if url := worker_log_url(settings):
         logger.info("worker log, once the pilot has left: %s", url)
 
 
@@ -137,7 +145,14 @@ def _server(settings: Settings, credentials: Credentials) -> PandaClient:
     return PandaClient(settings.server, api, credentials, ca=_text(settings.ca))
 
 
-def _worker(settings: Settings, server: PandaClient, volume: WorkVolume, stop: Stop, closing: ExitStack) -> Worker:
+def _worker(
+    settings: Settings,
+    server: PandaClient,
+    volume: WorkVolume,
+    followers: tuple[Follower, ...],
+    stop: Stop,
+    closing: ExitStack,
+) -> Worker:
     """The worker with all its parts."""
     cric = CricClient(
         settings.cric,
@@ -167,6 +182,7 @@ def _worker(settings: Settings, server: PandaClient, volume: WorkVolume, stop: S
         final_retry_s=settings.final_retry_s,
         shutdown_s=settings.shutdown_s,
         preempted=lambda: _preempted(settings),
+        followers=followers,
     )
     return Worker(
         replace(_plan(settings, queue, server, stop), refusal=refusal),
@@ -358,47 +374,6 @@ def _hide_secrets(settings: Settings) -> None:
             redactor.learn(SecretFile(path).read(), for_good=True)
 
 
-def _worker_log_places(settings: Settings) -> tuple[Path, ...]:
-    """Where the worker log may be, in order of preference."""
-    if settings.worker_log is None:
-        return ()
-    return tuple(dict.fromkeys((settings.worker_log, settings.workdir / settings.worker_log.name)))
-
-
-def _worker_log_forms(settings: Settings) -> tuple[CacheForm, ...]:
-    """The ways to hand it in, the likeliest first: a Harvester of 2021 has announced the older one's name."""
-    apis = tuple(ApiGeneration) if settings.api == "auto" else (ApiGeneration(settings.api),)
-    likeliest = tuple(reversed(apis)) if settings.of_2021 else apis
-    return worker_log_forms(likeliest, settings.worker_log_name, settings.harvester_id, settings.worker_id)
-
-
-def _worker_log_url(settings: Settings) -> str | None:
-    """The public address of the worker log, as Harvester announced it; None when there will be none."""
-    forms = _worker_log_forms(settings)
-    if settings.worker_log is None or settings.worker_log_public is None or not forms:
-        return None
-    return f"{settings.worker_log_public.rstrip('/')}/{forms[0].name}"
-
-
-def _hand_in(settings: Settings, log: WorkerLog, credentials: Credentials | None, stop: Stop) -> None:
-    """Upload the worker log: last of all, within what is left of the time. A failure is logged and nothing more."""
-    frontend, forms = settings.worker_log_upload, _worker_log_forms(settings)
-    if frontend is None:
-        return
-    if credentials is None or not forms:
-        logger.warning("the worker log is not uploaded: there are no credentials, or no name for it")
-        return
-
-    def upload(time: Deadline, scope: Stop) -> None:
-        form = FileCache(frontend, credentials, _text(settings.ca)).upload(forms, log.opened, time, scope)
-        logger.info("the worker log is uploaded as %s", form.name)
-
-    try:
-        hand_in(upload, stop, settings.shutdown_s)
-    except (SettingsError, ServerUnreachable, ServerRefused, Stopped, OSError) as trouble:
-        logger.warning("the worker log is not uploaded: %s", trouble)
-
-
 def _summarize(settings: Settings, worker: Worker, end: WorkerEnd | None) -> None:
     if settings.summary is None:
         return
@@ -408,7 +383,7 @@ def _summarize(settings: Settings, worker: Worker, end: WorkerEnd | None) -> Non
         "exit_code": int(end.exit_code) if end else None,
         "reason": redactor.clean(end.reason) if end else None,
     }
-    if url := _worker_log_url(settings):
+    if url := worker_log_url(settings):
         pilot["worker_log_url"] = url
     summary = {
         "version": __version__,

@@ -14,6 +14,7 @@ import logging
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import TypeVar
 
 from pilot.heartbeat import Heartbeat
@@ -37,6 +38,7 @@ from pilot.job.states import JobState
 from pilot.outbox import Delivery, deliver_final, send_final, told_before
 from pilot.ports import (
     Acquired,
+    Follower,
     JobLogs,
     LogsStored,
     PandaServer,
@@ -85,6 +87,7 @@ class JobParts:
     final_retry_s: float
     shutdown_s: float
     preempted: Callable[[], bool]
+    followers: tuple[Follower, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -321,6 +324,8 @@ class JobRun:
         self._start()
         self._pump = helpers.start("log-pump", self._follow_logs)
         self._beating = helpers.start("heartbeat", self._heartbeat.beat)
+        for follower in self._parts.followers:
+            helpers.start(follower.name, partial(follower.follow, job, self._folder))
         self._timed("stage_in_s", lambda: self._stage_in(job))
         outcome = self._run_payload(job)
         if outcome.state is JobState.FINISHED:

@@ -21,7 +21,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from pilot.runtime.clock import monotonic_s
 from pilot.runtime.events import RedactingFormatter, log_to, redactor
 from pilot.runtime.loops import run_stage
 from pilot.runtime.stop import Deadline, Stop, Stopped
@@ -191,11 +190,9 @@ def hand_in(upload: Callable[[Deadline, Stop], None], stop: Stop, shutdown_s: fl
 
     Raises Stopped when the time is over, or what ``upload`` raises.
     """
-    left_s = UPLOAD_S
-    if stop.reason is not None and stop.stopped_at_s is not None:
-        left_s = min(left_s, stop.stopped_at_s + shutdown_s - monotonic_s())
-        if left_s < WORTH_TRYING_S:
-            raise Stopped(stop.reason)
+    left_s = stop.left_s(shutdown_s, UPLOAD_S)
+    if stop.reason is not None and left_s < WORTH_TRYING_S:
+        raise Stopped(stop.reason)
     time = Deadline(left_s)
     with stop.grace(shutdown_s) as grace:
         run_stage("worker-log", lambda: upload(time, grace), grace, LEAVE_BEHIND_S, left_s)

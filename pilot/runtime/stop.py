@@ -92,6 +92,11 @@ class Stop:
         """Monotonic instant of the first stop."""
         return self._stopped_at_s
 
+    def left_s(self, after_s: float, most_s: float) -> float:
+        """Seconds left for something that may take ``most_s`` and must be over ``after_s`` seconds after the stop; 0: none."""
+        stopped_at_s = self._stopped_at_s
+        return most_s if stopped_at_s is None else max(0.0, min(most_s, stopped_at_s + after_s - monotonic_s()))
+
     def is_set(self) -> bool:
         return self._reason is not None
 

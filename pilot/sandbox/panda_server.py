@@ -94,7 +94,7 @@ class PandaServer:
         """Answer with an entry in the ledger and the fault that is due."""
         text = decoded_body(request)
         # Signed assertions, access tokens and stored data have no business in the ledger.
-        quiet = request.server in STORE_FRONTS or "token" in request.path
+        quiet = request.server in STORE_FRONTS or "token" in request.path or "entries" in request.path
         fault = self._faults.take(request, text)
         seq = self._db.open_entry(
             server=request.server,
@@ -144,6 +144,8 @@ class PandaServer:
     def _google_answer(self, request: Request) -> Answer:
         if request.path == "/oauth/token":
             return self._google.token_endpoint(request)
+        if request.path == "/v2/entries:write" and request.method == "POST":
+            return self._google.write_log_entries(request)
         name = request.path.removeprefix("/transforms/")
         if request.path.startswith("/transforms/") and name in TRANSFORMS:
             return Answer.text(200, TRANSFORMS[name], "application/octet-stream")

@@ -270,6 +270,7 @@ class World:
             "cric": self.cric_url,
             "gcs_endpoint": self.gcs_url,
             "s3_endpoint": self.s3_url,
+            "cloud_logging_endpoint": self.google_url,
             "google_application_credentials": str(folder / "gcs-key.json"),
             "s3_key_file": str(folder / "s3-key"),
             "transform_bases": [self.transforms_url],
