@@ -272,6 +272,7 @@ class JobRun:
             worker_stop.grace(self._parts.shutdown_s * LOG_SHARE) as self._log_grace,
             worker_stop.grace(self._parts.shutdown_s) as self._grace,
             Helpers(self._stop) as helpers,
+            Helpers(Stop()) as self._onlookers,  # no job ends for one of these
         ):
             outcome = self._outcome(helpers, stages)
             logger.info("job %s: %s%s", self._attempt, outcome.state.value, _words(outcome))
@@ -282,7 +283,7 @@ class JobRun:
             delivery = self._report(outcome, logs)
             if report_first:
                 logs = self._store_logs(helpers)
-        return self._record(outcome, delivery, logs, tuple(helpers.abandoned))
+        return self._record(outcome, delivery, logs, (*helpers.abandoned, *self._onlookers.abandoned))
 
     def _record(
         self, outcome: Outcome, delivery: Delivery, logs: LogsStored, abandoned_helpers: tuple[str, ...]
@@ -325,7 +326,7 @@ class JobRun:
         self._pump = helpers.start("log-pump", self._follow_logs)
         self._beating = helpers.start("heartbeat", self._heartbeat.beat)
         for follower in self._parts.followers:
-            helpers.start(follower.name, partial(follower.follow, job, self._folder))
+            self._onlookers.start(follower.name, partial(follower.follow, job, self._folder))
         self._timed("stage_in_s", lambda: self._stage_in(job))
         outcome = self._run_payload(job)
         if outcome.state is JobState.FINISHED:

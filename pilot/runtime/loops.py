@@ -132,8 +132,9 @@ class Helpers:
         self._running.append(helper)
         return helper
 
-    def finish(self, helper: Helper, bound_s: float = JOIN_BOUND_S) -> bool:
-        """End one helper now; it is no longer joined at the end of the block."""
+    def finish(self, helper: Helper, bound_s: float | None = None) -> bool:
+        """End one helper now, within JOIN_BOUND_S or ``bound_s``; it is no longer joined at the end of the block."""
+        bound_s = JOIN_BOUND_S if bound_s is None else bound_s
         self._running.remove(helper)
         ended = helper.finish(bound_s)
         beat()  # several may miss their bounds, one after the other

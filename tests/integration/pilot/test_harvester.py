@@ -23,6 +23,7 @@ from tests.integration.pilot.pilotrun import (
     acquires,
     last_seq,
     paths,
+    public,
     submit,
     updates,
     wait_until,
@@ -49,6 +50,8 @@ def pod(world: World, pilots: Pilots, harvester: Mapping[str, str], **changes: s
         "TMPDIR": str(work),
         "HOME": str(work),
     }
+    if "GOOGLE_APPLICATION_CREDENTIALS" in harvester:
+        here["GOOGLE_APPLICATION_CREDENTIALS"] = str(world.state_dir / "gcs-key.json")
     return {**harvester, **here, **changes}
 
 
@@ -69,6 +72,25 @@ def read(world: World, name: str) -> requests.Response:
         return session.get(url, cert=certificate, verify=str(world.ca_path), timeout=10)
 
 
+def monitors_links(pilot_id: str) -> dict[str, str]:
+    """The links a job's page of BigPanDA has, by its own rule (facts on Harvester, section 6)."""
+    log, *_rest = pilot_id.split("|")
+    if not log.startswith("http") or "{" in log or not log.endswith("pilotlog.txt"):
+        return {}
+    return {
+        name: log.removesuffix("pilotlog.txt") + name for name in ("pilotlog.txt", "payload.stdout", "payload.stderr")
+    }
+
+
+def check_pilot_id(world: World, fields: Mapping[str, str], middle: list[str]) -> None:
+    """``<log URL>|<batch system>|<version tag>|<version>``: the links lead to the logs, the last word is the version."""
+    assert len(fields["pilotid"]) <= 200
+    assert fields["pilotid"].split("|")[1:] == [*middle, "0.1.0"]
+    links = monitors_links(fields["pilotid"])
+    assert public(world, links["payload.stdout"]).text == "hello\n"
+    assert [public(world, url).status_code for url in links.values()] == [200, 200, 200]
+
+
 # --- the two generations ----------------------------------------------------------------------------------------------
 
 
@@ -80,7 +102,7 @@ def test_a_pod_of_2026_needs_no_option_and_hands_its_log_in_as_announced(world: 
     fields = world.sandbox.wait_for(panda_id, {"finished"}, 5)["fields"]
     assert (fields["batchid"], fields["schedulerid"]) == (env["K8S_JOB_ID"], env["PANDA_JSID"])
     assert fields["modificationhost"] == env["PANDA_HOSTNAME"]
-    assert fields["pilotid"].split("|")[1:3] == ["Kubernetes", env["pilotType"]]
+    check_pilot_id(world, fields, ["Kubernetes", "RC"])
     (request,) = [json.loads(e["body"]) for e in world.sandbox.ledger(before) if e["path"].endswith("/acquire_jobs")][
         :1
     ]
@@ -104,14 +126,14 @@ def test_a_pod_of_2021_hands_it_in_plain_under_its_older_name(world: World, pilo
     assert end.exit_code == 0, end.stderr
     fields = world.sandbox.wait_for(panda_id, {"finished"}, 5)["fields"]
     assert fields["schedulerid"] == env["PANDA_JSID"]
-    assert fields["pilotid"].split("|")[1:2] == ["PR"]
+    check_pilot_id(world, fields, ["PR"])
     request = next(json.loads(e["body"]) for e in world.sandbox.ledger(before) if e["path"].endswith("/getJob"))
     assert (request["harvester_id"], request["worker_id"]) == (env["HARVESTER_ID"], int(env["workerID"]))
     text = read(world, f"{env['HARVESTER_ID']}_{env['workerID']}.out").text
     assert "leaving:" in text and f"job {panda_id}" in text
     (worker,) = [w for w in world.sandbox.workers() if w["worker_id"] == int(env["workerID"])]
     assert worker["pilotstatus"] == "finished"
-    assert [path for path in paths(world, before) if not path.startswith("/cache/")][-1] == UPLOADS[1]
+    assert [path for path in paths(world, before) if path.startswith("/server/panda/")][-1] == UPLOADS[1]
 
 
 def test_a_harvester_of_2021_at_a_server_of_both_gets_the_name_it_announced(world: World, pilots: Pilots) -> None:
