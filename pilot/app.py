@@ -40,7 +40,7 @@ from pilot.runtime.secret import SecretFile, tell_of_secrets
 from pilot.runtime.signals import stop_on_signals
 from pilot.runtime.stop import Stop, StopKind, Stopped
 from pilot.runtime.summary import write_summary
-from pilot.runtime.workdir import WorkVolume
+from pilot.runtime.workdir import VolumeInUse, WorkVolume
 from pilot.settings import Settings
 from pilot.storage.opening import StorageOptions, open_stores
 from pilot.storage.staging import JobStager
@@ -74,6 +74,8 @@ def run(settings: Settings) -> int:
             return _serve(settings, credentials, log, followers, stop, closing)
         except PilotCannotWork as trouble:
             logger.error("leaving with exit code %d: %s", trouble.exit_code, trouble)
+            if isinstance(trouble, VolumeInUse):
+                log = None  # it is the other pilot's, and handed in when that one leaves
             raise
         finally:
             if log is not None:

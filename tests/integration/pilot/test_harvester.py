@@ -111,6 +111,7 @@ def test_a_pod_of_2026_needs_no_option_and_hands_its_log_in_as_announced(world: 
     name = f"{env['HARVESTER_ID']}_{env['workerID']}_gz.out"
     text = gzip.decompress(read(world, name).content).decode()
     assert "pilot 0.1.0 on gke-node-7" in text and "leaving:" in text and f"job {panda_id}" in text
+    assert text.count("pilotUrlOpt, pythonOption, pilotVersion: options of the wrapper") == 1
     url = f"{env['logs_frontend_r']}/{name}"
     assert url in text and end.summary is not None and end.summary["pilot"]["worker_log_url"] == url
     told = [path for path in paths(world, before) if path.endswith("update_worker_status")]
@@ -239,6 +240,32 @@ def test_a_worker_that_leaves_early_has_started_and_finished_and_its_log_says_wh
     text = gzip.decompress(read(world, f"{env['HARVESTER_ID']}_{exit_code}_gz.out").content).decode()
     assert f"leaving with exit code {exit_code}" in text and end.complaints[0].removeprefix("pilot-start: ") in text
     assert words in end.complaints[0].lower()
+
+
+def test_a_worker_the_server_does_not_know_leaves_and_says_so(world: World, pilots: Pilots) -> None:
+    world.sandbox.ban("Robot PanDA Pilot")
+    env = pod(world, pilots, harvester_2026())
+    try:
+        end = run(world, pilots, env)
+    finally:
+        world.sandbox.unban("Robot PanDA Pilot")
+    assert end.exit_code == 79 and "is banned" in end.complaints[0]
+    log = Path(env["TMPDIR"], "wrapper-wid.log").read_text()
+    for words in ("worker status started not delivered", "worker status finished not delivered", "log is not uploaded"):
+        assert words in log
+    assert "Traceback" not in log
+
+
+def test_a_second_pilot_on_the_volume_hands_in_nothing_of_the_first_ones(world: World, pilots: Pilots) -> None:
+    env = pod(world, pilots, harvester_2026())
+    pilot, _id, work = running(world, pilots, env)
+    before = last_seq(world)
+    second = pilots.run(*HASTY, env=env, queue=None, config=start_settings(pilots), workdir=pilot.workdir)
+    assert second.exit_code == 65
+    assert [path for path in paths(world, before) if path in UPLOADS or "worker_status" in path] == []
+    (work / "go").touch()
+    assert pilot.end().exit_code == 0
+    assert read(world, f"{env['HARVESTER_ID']}_{env['workerID']}_gz.out").status_code == 200
 
 
 def test_without_credentials_the_log_stays_and_that_is_said(world: World, pilots: Pilots) -> None:
@@ -405,6 +432,41 @@ def test_a_token_that_is_renewed_in_the_middle_of_a_job_is_used_from_then_on(wor
     wait_until(lambda: callers(world, swapped), "a heartbeat with the new token")
     (work / "go").touch()
     assert pilot.end().jobs[panda_id]["state"] == "finished"
+
+
+def test_a_token_that_the_server_renews_outlives_its_file(world: World, pilots: Pilots) -> None:
+    world.renewals.readers.add("Robot Pilot Rubin")
+    world.renewals.keys.add("key-for-renewals")
+    secret = Secret(pilots.folder / "tokens", "token", world.issuer.token(lifetime_s=600).encode())
+    write_private(pilots.folder / "key", b"key-for-renewals")
+    token = {"PANDA_AUTH_DIR": str(secret.folder), "PANDA_AUTH_TOKEN": "token"}
+    token |= {"PANDA_AUTH_TOKEN_KEY": str(pilots.folder / "key"), "PILOT_ORIGIN": "Rubin.production"}
+    env = pod(world, pilots, harvester_2026(), proxySecretPath="", **token)
+    try:
+        pilot, panda_id, work = running(world, pilots, env)
+        pilot.wait_until(lambda: "the token is renewed" in pilot.log, "it is renewed")
+        secret.replace(world.issuer.token(lifetime_s=-5).encode())
+        swapped = last_seq(world)
+        wait_until(lambda: len(callers(world, swapped)) > 1, "heartbeats with the renewed token")
+        (work / "go").touch()
+        end = pilot.end()
+    finally:
+        world.renewals.readers.clear()
+    assert end.jobs[panda_id]["state"] == "finished"
+    assert "key-for-renewals" not in end.stderr
+
+
+def test_a_renewal_that_is_refused_harms_nothing(world: World, pilots: Pilots) -> None:
+    """As on the recorded servers: nobody has the right to it."""
+    write_private(pilots.folder / "token", world.issuer.token(lifetime_s=600).encode())
+    write_private(pilots.folder / "key", b"key-for-renewals")
+    token = {"PANDA_AUTH_DIR": str(pilots.folder), "PANDA_AUTH_TOKEN": "token", "PANDA_AUTH_TOKEN_KEY": "key"}
+    env = pod(world, pilots, harvester_2026(), proxySecretPath="", PILOT_ORIGIN="Rubin.production", **token)
+    pilot, panda_id, work = running(world, pilots, env)
+    pilot.wait_until(lambda: "the token is not renewed" in pilot.log, "it is refused")
+    (work / "go").touch()
+    end = pilot.end()
+    assert (end.exit_code, end.jobs[panda_id]["state"]) == (0, "finished")
 
 
 def test_harvesters_fixed_origin_gives_way_to_the_settings_file(world: World, pilots: Pilots) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 
 import pytest
 
@@ -119,6 +120,51 @@ def test_no_lock_of_the_stop_is_held_while_the_heart_beats() -> None:
         assert worn is not None
         worn.listeners = (listener,)
         assert stop.wait(10)
+
+
+class VirtualTime:
+    """A clock that stands still but for the waits, which take no time; after ``until_s`` the stop is requested."""
+
+    def __init__(self, stop: Stop, until_s: float) -> None:
+        self.now_s = 0.0
+        self._stop, self._until_s = stop, until_s
+        self._lock = threading.RLock()
+
+    def monotonic_s(self) -> float:
+        return self.now_s
+
+    def __enter__(self) -> VirtualTime:
+        self._lock.acquire()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+    def wait(self, timeout_s: float | None) -> None:
+        assert timeout_s is not None, "the conductor would sleep for ever"
+        self.now_s += max(timeout_s, 1e-6)
+        if self.now_s >= self._until_s:
+            self._stop.request(DONE)
+
+    def notify_all(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("timeout_s", [None, 86_400.0, 3.0, 61.0])
+def test_in_a_day_of_waiting_the_heart_never_stops(monkeypatch: pytest.MonkeyPatch, timeout_s: float | None) -> None:
+    """The waits of a pilot: for a payload (no end), for the lifetime, between two tries of a server that is away."""
+    day_s, stop = 86_400.0, Stop()
+    time = VirtualTime(stop, day_s)
+    stop._changed = time  # type: ignore[assignment]
+    monkeypatch.setattr("pilot.runtime.stop.monotonic_s", time.monotonic_s)
+    monkeypatch.setattr("pilot.runtime.pulse.monotonic_s", time.monotonic_s)
+    beats_s: list[float] = []
+    with pulse_of_this_thread(lambda: beats_s.append(time.now_s)):
+        while not stop.wait(timeout_s):
+            assert time.now_s < day_s
+    gaps_s = [later - sooner for sooner, later in pairwise(beats_s)]
+    assert beats_s[-1] > day_s - 2 * pulse.BEAT_S
+    assert max(gaps_s) < pulse.BEAT_S * 1.5
 
 
 def test_a_stage_may_have_an_end_of_its_own(eventually: Callable[..., None]) -> None:
