@@ -133,8 +133,15 @@ def _beating(volume: WorkVolume, log: WorkerLog | None) -> Iterator[None]:
             ExitCode.MKDIR,
             f"the work folder {volume.root} cannot be written ({error.strerror}): give another with --workdir DIR",
         ) from None
+
+    def sign() -> None:
+        before = signature.trouble
+        signature.sign()
+        if signature.trouble not in ("", before):
+            logger.warning("the main loop cannot sign that it lives, and probes will fail: %s", signature.trouble)
+
     try:
-        with pulse_of_this_thread(signature.sign, *((log.touch,) if log else ())):
+        with pulse_of_this_thread(sign, *((log.touch,) if log else ())):
             yield
     finally:
         signature.close()

@@ -108,6 +108,8 @@ def test_a_pod_of_2026_needs_no_option_and_hands_its_log_in_as_announced(world: 
     ]
     assert (request["harvester_id"], request["worker_id"]) == (env["HARVESTER_ID"], int(env["workerID"]))
     assert (request["scheduler_id"], request["job_type"]) == (env["PANDA_JSID"], "unified")
+    assert (request["prod_source_label"], request["resource_type"]) == ("unified", "SCORE")
+    assert (request["node"], request["site_name"]) == (env["PANDA_HOSTNAME"], QUEUE)
     name = f"{env['HARVESTER_ID']}_{env['workerID']}_gz.out"
     text = gzip.decompress(read(world, name).content).decode()
     assert "pilot 0.1.0 on gke-node-7" in text and "leaving:" in text and f"job {panda_id}" in text
