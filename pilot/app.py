@@ -125,23 +125,27 @@ def _announce(settings: Settings) -> None:
 
 @contextmanager
 def _beating(volume: WorkVolume, log: WorkerLog | None) -> Iterator[None]:
-    """While inside, this thread is the conductor, and a health check sees it. Raises PilotCannotWork."""
+    """While inside, this thread is the conductor, and health checks and probes see it.
+
+    A disk that takes no signature fails them, and keeps nobody from reporting what an earlier pilot left.
+    """
+    touch = (log.touch,) if log else ()
     try:
         signature = Signature(str(volume.root))
     except OSError as error:
-        raise PilotCannotWork(
-            ExitCode.MKDIR,
-            f"the work folder {volume.root} cannot be written ({error.strerror}): give another with --workdir DIR",
-        ) from None
+        logger.warning("%s: health checks will fail: %s", volume.root, error.strerror)
+        with pulse_of_this_thread(*touch):
+            yield
+        return
 
     def sign() -> None:
         before = signature.trouble
         signature.sign()
         if signature.trouble not in ("", before):
-            logger.warning("the main loop cannot sign that it lives, and probes will fail: %s", signature.trouble)
+            logger.warning("%s: health checks will fail: %s", volume.root, signature.trouble)
 
     try:
-        with pulse_of_this_thread(sign, *((log.touch,) if log else ())):
+        with pulse_of_this_thread(sign, *touch):
             yield
     finally:
         signature.close()

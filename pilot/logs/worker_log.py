@@ -86,7 +86,8 @@ class WorkerLog:
 
     def close(self) -> None:
         """The log stays; the link, which outside of a pod others may find, goes."""
-        os.close(self._descriptor)
+        with suppress(OSError):
+            os.close(self._descriptor)
         with suppress(OSError):
             if self._link is not None and _our_link(self._link) and self._link.readlink() == self.path:
                 self._link.unlink()

@@ -54,11 +54,11 @@ class Signature:
 
     def close(self) -> None:
         """The pilot leaves in good order: from now on there is none."""
-        os.close(self._descriptor)
         try:
             os.unlink(self._path)
+            os.close(self._descriptor)
         except OSError:
-            return
+            return  # a broken disk; the process is gone soon all the same
 
 
 def look(workdir: str) -> tuple[bool, str]:

@@ -22,6 +22,7 @@ from tests.integration.pilot.pilotrun import (
     RunningPilot,
     acquires,
     last_seq,
+    processes_of,
     submit,
     wait_until,
 )
@@ -61,6 +62,7 @@ def start(world: World, pilots: Pilots) -> Iterator[Start]:
     yield start
     for pilot in started:
         pilot.stop_all()
+        wait_until(lambda: not processes_of(pilots.folder), "nothing of it is left")
 
 
 def check(pilot: RunningPilot) -> tuple[int, str]:
@@ -182,3 +184,12 @@ def test_a_stuck_conductor_lets_the_worker_log_grow_old_although_helpers_write_i
 def test_the_figures_of_production_keep_the_promise_of_a_minute() -> None:
     assert health.STALE_AFTER_S + health.PATIENCE_S < 60
     assert pulse.BEAT_S * 4 < health.STALE_AFTER_S, "a busy machine may miss some"
+
+
+def test_a_pilot_that_cannot_sign_works_all_the_same(world: World, pilots: Pilots) -> None:
+    panda_id = submit(world, "true")
+    (pilots.folder / "work").mkdir()
+    (pilots.folder / "work" / "alive").symlink_to("elsewhere")
+    end = pilots.run("--max-jobs", "1", workdir=pilots.folder / "work")
+    assert end.exit_code == 0 and end.jobs[panda_id]["state"] == "finished"
+    assert "health checks will fail" in end.stderr and not (pilots.folder / "work" / "elsewhere").exists()
