@@ -42,7 +42,9 @@ from pilot.payload.plain import plain_launch
 from pilot.payload.process import Launch, PayloadProcess, ProcessEnd, become_subreaper
 from pilot.payload.procfs import Process
 from pilot.payload.rungs import Level, Plain
+from pilot.runtime.loops import run_stage
 from pilot.runtime.payload_end import PayloadEnd
+from pilot.runtime.pulse import join
 from pilot.runtime.secret import Secret
 from pilot.runtime.stop import Stop, StopKind, Stopped, StopReason
 from pilot.runtime.workdir import JobFolder
@@ -193,7 +195,7 @@ class PayloadRunner:
     def close(self) -> None:
         """Wait for what was begun ahead."""
         if self._ahead is not None:
-            self._ahead.join(apptainer.PROBE_TIMEOUT_S)
+            join(self._ahead, apptainer.PROBE_TIMEOUT_S)
 
     def _no_container(self) -> str:
         """What keeps containers from being started on this node, as far as is known without an image; empty: nothing."""
@@ -388,7 +390,8 @@ class PreparedPayload:
                 end = process.finish(self._end(process, reason, monitor))
                 watcher.join(1.0)
         if self._launch.account is not None:
-            self._launch.account.open_to_pilot(self._places.work, self._places.scratch)
+            account, places = self._launch.account, self._places
+            run_stage("opening", lambda: account.open_to_pilot(places.work, places.scratch), Stop())
         return self._report(end, monitor, cgroup.oom_kill_count() - killed_before)
 
     def _new_monitor(self, process: PayloadProcess, scope: Stop) -> Monitor:

@@ -27,7 +27,7 @@ from pilot.sandbox.panda_db import PandaDb
 from pilot.sandbox.panda_server import STORE_FRONTS, PandaServer
 from pilot.sandbox.store_front import StoreFront
 from pilot.sandbox.stores import Stores, port_or_free
-from pilot.sandbox.tokens import Google, Issuer
+from pilot.sandbox.tokens import Google, Issuer, Renewals
 from pilot.sandbox.upload import Uploads
 
 ADDER_DELAY_S = 2.0
@@ -75,6 +75,7 @@ class World:
         self.authority = Authority(self.state_dir)
         self._write_credentials()
         self.issuer = Issuer(self.state_dir)
+        self.renewals = Renewals(self.issuer)
         self.google = Google(self.state_dir)
         self.cric = Cric(self.state_dir / "cric")
         self.db = PandaDb(self.state_dir / "panda.sqlite")
@@ -93,6 +94,7 @@ class World:
             self.cric,
             self.google,
             Uploads(self.state_dir / "cache"),
+            self.renewals,
             ControlServer(self, self.admin_token),
             apis,
         )
@@ -268,6 +270,7 @@ class World:
             "cric": self.cric_url,
             "gcs_endpoint": self.gcs_url,
             "s3_endpoint": self.s3_url,
+            "cloud_logging_endpoint": self.google_url,
             "google_application_credentials": str(folder / "gcs-key.json"),
             "s3_key_file": str(folder / "s3-key"),
             "transform_bases": [self.transforms_url],

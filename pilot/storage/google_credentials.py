@@ -135,11 +135,11 @@ def _in_our_words(shown_url: str, error: google.auth.exceptions.GoogleAuthError)
     return AccessRefused(said)
 
 
-def from_key_file(key_file: SecretFile) -> Any:
+def from_key_file(key_file: SecretFile, scope: str = SCOPE) -> Any:
     """Credentials of a service account's JSON key (what GOOGLE_APPLICATION_CREDENTIALS names). Raises MissingCredentials."""
     try:
         key = json.loads(key_file.read().reveal())
-        return _KeyCredentials.from_service_account_info(key, scopes=[SCOPE])  # type: ignore[no-untyped-call]
+        return _KeyCredentials.from_service_account_info(key, scopes=[scope])  # type: ignore[no-untyped-call]
     except OSError as error:
         raise MissingCredentials(f"the Google key file {key_file.path} cannot be read: {error.strerror}") from error
     except (ValueError, TypeError, AttributeError, google.auth.exceptions.GoogleAuthError):

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import os
+
+import pytest
 import requests
 
 from pilot.sandbox.control import SandboxError
@@ -58,16 +61,44 @@ def test_transforms_can_be_downloaded(world: World, anonymous: requests.Session)
     assert anonymous.get(f"{world.transforms_url}missing", timeout=10).status_code == 404
 
 
-def test_a_worker_log_is_kept_once_and_can_be_read(world: World, session: requests.Session) -> None:
-    url = f"{world.server_url}/api/v1/file_server/upload_cache_file"
-    answers = [
-        session.post(url, files={"file": (name, content)}, timeout=10).json()
-        for name, content in (("h_1_gz.out", b"log"), ("h_1_gz.out", b"other"), ("../x", b"x"), ("no_field", b""))
-    ]
-    assert [answer["success"] for answer in answers] == [True, False, False, True]
-    assert session.get(f"{world.server_url}/cache/h_1_gz.out", timeout=10).content == b"log"
-    legacy = session.post(f"{world.server_url}/server/panda/putFile", files={"file": ("h_2.out", b"log")}, timeout=10)
-    assert legacy.text == "True"
+def put(world: World, session: requests.Session, name: str, content: bytes, legacy: bool = False) -> str:
+    """What the server says to an upload."""
+    path = "/server/panda/putFile" if legacy else "/api/v1/file_server/upload_cache_file"
+    answer = session.post(world.server_url + path, files={"file": (name, content)}, timeout=30)
+    assert answer.status_code == 200
+    if legacy:
+        return answer.text
+    said = answer.json()
+    assert said["success"] is (said["message"] == "")
+    return str(said["message"] or "True")
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_worker_log_is_kept_once_and_can_be_read(world: World, session: requests.Session, legacy: bool) -> None:
+    name = f"h_{int(legacy)}_gz.out"
+    error = "ERROR : " if legacy else "ERROR: "
+    assert put(world, session, name, b"log", legacy) == "True"
+    kept = world.state_dir / "cache" / name
+    os.utime(kept, (1, 1))
+    assert put(world, session, name, b"other", legacy) == f"{error}cannot overwrite file"
+    assert session.get(f"{world.server_url}/cache/{name}", timeout=10).content == b"log"
+    assert kept.stat().st_mtime > 1, "it is touched"
+    assert put(world, session, f"{name}.__ow__", b"a", legacy) == put(world, session, f"{name}.__ow__", b"b", legacy)
+    assert session.get(f"{world.server_url}/cache/{name}.__ow__", timeout=10).content == b"b"
+    assert put(world, session, f"../../x{int(legacy)}", b"x", legacy) == "True", "the base name counts"
+    assert (world.state_dir / "cache" / f"x{int(legacy)}").exists()
+
+
+def test_a_file_that_is_too_large_is_refused_with_http_200(world: World, session: requests.Session) -> None:
+    ten = b"x" * (10 << 20)
+    assert put(world, session, "big.out", ten) == "True"
+    assert "Exceeded size limit" in put(world, session, "big.tgz", ten), "the form around it counts"
+    assert "Exceeded size limit" in put(world, session, "huge.out", ten * 10)
+
+
+def test_who_may_not_upload_is_told_with_http_200(world: World, anonymous: requests.Session) -> None:
+    assert put(world, anonymous, "a.out", b"log") == "SSL secure connection is required"
+    assert put(world, anonymous, "a.out", b"log", legacy=True) == "ERROR : no HTTPS"
 
 
 def test_a_connection_is_kept_for_the_next_request(world: World, session: requests.Session) -> None:
