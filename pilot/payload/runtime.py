@@ -448,6 +448,8 @@ class PreparedPayload:
             container_message=message,
             first_error=words.first_error if end.exit_code != 0 else None,
             no_work=words.no_work,
+            traceback=words.traceback if end.exit_code != 0 else "",
+            history=monitor.history,
         )
 
     def _ending(self, end: ProcessEnd) -> tuple[int | None, int | None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pilot.job.errors import Diagnosis
+from pilot.job.history import UsagePoint
 from pilot.job.report import Usage
 from pilot.runtime.stop import StopReason
 
@@ -15,7 +16,8 @@ class PayloadEnd:
 
     ``container_message``: the container runtime's own words when it, and not the payload, failed.
     ``oom_kills``: how often the kernel's memory guard struck during the payload (cgroup counters).
-    ``first_error``: the payload's own words on its first error. ``no_work``: it said that there was nothing to do.
+    ``first_error``: the payload's own words on its first error, ``traceback``: the traceback that came with it.
+    ``no_work``: it said that there was nothing to do. ``history``: what it used over time.
     """
 
     exit_code: int | None
@@ -29,3 +31,5 @@ class PayloadEnd:
     container_message: str | None = None
     first_error: str | None = None
     no_work: bool = False
+    traceback: str = ""
+    history: tuple[UsagePoint, ...] = ()
