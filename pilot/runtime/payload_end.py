@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from pilot.job.errors import Diagnosis
 from pilot.job.history import UsagePoint
+from pilot.job.limits import Limits
 from pilot.job.report import Usage
 from pilot.runtime.stop import StopReason
 
@@ -17,7 +18,8 @@ class PayloadEnd:
     ``container_message``: the container runtime's own words when it, and not the payload, failed.
     ``oom_kills``: how often the kernel's memory guard struck during the payload (cgroup counters).
     ``first_error``: the payload's own words on its first error, ``traceback``: the traceback that came with it.
-    ``no_work``: it said that there was nothing to do. ``history``: what it used over time.
+    ``no_work``: it said that there was nothing to do. ``history``: what it used over time, ``limits``: what it was
+    allowed, ``image``: the name of the image it ran in, empty without one.
     """
 
     exit_code: int | None
@@ -33,3 +35,5 @@ class PayloadEnd:
     no_work: bool = False
     traceback: str = ""
     history: tuple[UsagePoint, ...] = ()
+    limits: Limits | None = None
+    image: str = ""

@@ -33,12 +33,16 @@ import pilot.logs.page.document, pilot.logs.page.telling
 after = used()
 print((after[0] - before[0]) * 1e3, (after[1] - before[1]) / 1024)
 """
-_DRAWN = """() => new Promise(resolve => requestAnimationFrame(() => requestAnimationFrame(() => resolve({
-  load: performance.timing.loadEventEnd - performance.timing.navigationStart,
-  paint: (performance.getEntriesByName('first-contentful-paint')[0] || {startTime: -1}).startTime,
-  layout: (() => { const begun = performance.now(); document.body.style.width = '50%';
-    document.body.getBoundingClientRect(); return performance.now() - begun; })(),
-}))))"""
+_DRAWN = """() => new Promise(resolve => {
+  const layout = () => { const begun = performance.now(); document.body.style.width = '50%';
+    document.body.getBoundingClientRect(); return performance.now() - begun; };
+  const look = () => {
+    const [paint] = performance.getEntriesByName('first-contentful-paint'), [page] = performance.getEntriesByType('navigation');
+    if (!paint || !page.loadEventEnd) return requestAnimationFrame(look);
+    resolve({ load: page.loadEventEnd, paint: paint.startTime, layout: layout() });
+  };
+  look();
+})"""
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from urllib.parse import quote, urlsplit
 
@@ -67,7 +67,12 @@ from pilot.logs.page.style import SCRIPT, STYLE
 
 PAGE_NAME = "job.html"
 CONTENT_TYPE = "text/html; charset=utf-8"
-_KINDS = {PilotError.PANDA_KILL: "Killed", PilotError.PREEMPTION: "Preempted", PilotError.SIGTERM: "Stopped"}
+_KINDS = {
+    PilotError.PANDA_KILL: "Killed",
+    PilotError.PREEMPTION: "Preempted",
+    PilotError.SIGTERM: "Stopped",
+    PilotError.SIGINT: "Stopped",
+}
 _RUNGS = {
     "A": "in a container",
     "B": "as another user, no container",
@@ -156,7 +161,9 @@ def _without_error(story: JobStory, state: JobState) -> tuple[str, str, str]:
     if story.outcome is not None and story.outcome.notes.get("noWork"):
         return "ok", "Finished: there was nothing to do", "The payload found no work for this data, which is a success."
     stored = sum(1 for t in story.transfers if t.direction is Direction.OUT and not t.problem)
-    outputs = f"{stored} output{'s' if stored != 1 else ''} stored and verified" if stored else "no output was declared"
+    outputs = (
+        f"{stored} output{'s' if stored != 1 else ''} stored and verified" if stored else "no output had to be stored"
+    )
     return "ok", "Finished", f"Exit code 0; {outputs}."
 
 
@@ -207,35 +214,17 @@ def _cards(story: JobStory) -> Iterator[tuple[str, str, str, bool]]:
     usage, limits, payload = story.usage, story.limits, story.payload
     wall_s = payload.end_s - payload.begin_s if payload and payload.end_s is not None else None
     if wall_s is not None:
-        yield (
-            "Payload ran for",
-            words.duration(wall_s),
-            _of(wall_s, limits.walltime_s, words.duration),
-            _over(wall_s, limits.walltime_s),
-        )
+        yield _card("Payload ran for", wall_s, limits.walltime_s, words.duration)
     if usage is not None:
         cores = story.resources.core_count if story.resources else 0
-        efficiency = (
-            f"{words.share(usage.cpu_s, wall_s * cores)} of {cores} core{'s' if cores > 1 else ''}"
-            if wall_s and cores
-            else ""
-        )
-        yield "CPU time", words.duration(usage.cpu_s), efficiency, False
+        share = words.share(usage.cpu_s, (wall_s or 0.0) * cores)
+        of_cores = f"{share} of {cores} core{'s' if cores > 1 else ''}" if wall_s and cores else ""
+        yield "CPU time", words.duration(usage.cpu_s), of_cores, False
         peak = usage.max_rss_bytes if usage.pss_is_rss else usage.max_pss_bytes
-        yield (
-            "Peak memory",
-            words.size(peak),
-            _of(peak, limits.memory_bytes, words.size),
-            _over(peak, limits.memory_bytes),
-        )
+        yield _card("Peak memory", peak, limits.memory_bytes, words.size)
     disk = max((point.disk_bytes for point in story.points if point.disk_bytes is not None), default=None)
     if disk is not None:
-        yield (
-            "Peak work folder",
-            words.size(disk),
-            _of(disk, limits.workdir_bytes, words.size),
-            _over(disk, limits.workdir_bytes),
-        )
+        yield _card("Peak work folder", disk, limits.workdir_bytes, words.size)
     if story.points:
         last = story.points[-1]
         yield "Read", words.size(last.read_bytes), f"{words.size(last.disk_read_bytes)} from a disk", False
@@ -290,7 +279,7 @@ def _stage(stage: StageSpan, begin_s: float, end_s: float) -> Node:
                 {"class": kind, "x": f"{left:.2f}%", "width": f"{width:.2f}%", "y": "15%", "height": "70%", "rx": "1"}
             ),
         ],
-        span(".took")[took, stage.failed and " ✗"],
+        span(".took")[took, stage.failed and [span(aria_hidden="true")[" ✗"], span(".unseen")[", failed"]]],
     ]
 
 
@@ -479,14 +468,10 @@ def _sentence(text: str) -> str:
     return f"{text[:1].upper()}{text[1:]}."
 
 
-def _of(value: float, limit: float | None, shown: object) -> str:
-    if not limit or not callable(shown):
-        return ""
-    return f"{words.share(value, limit)} of {shown(limit)} allowed"
-
-
-def _over(value: float, limit: float | None) -> bool:
-    return limit is not None and value > limit
+def _card(name: str, value: float, limit: float | None, shown: Callable[[float], str]) -> tuple[str, str, str, bool]:
+    """A key figure with the share of its limit, and whether that was exceeded."""
+    note = f"{words.share(value, limit)} of {shown(limit)} allowed" if limit else ""
+    return name, shown(value), note, limit is not None and value > limit
 
 
 def _hash(text: str) -> str:

@@ -21,7 +21,7 @@ font:16px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,"Noto Sans","DejaVu Sans
 h1{font-size:1.5rem;line-height:1.25;margin:.1rem 0 .4rem}h2{font-size:1.15rem;margin:2.2rem 0 .6rem}
 h3{font-size:1rem;margin:1.2rem 0 .4rem}p{margin:.4rem 0}a{color:var(--link)}
 a:focus-visible,summary:focus-visible,button:focus-visible,[tabindex]:focus-visible{outline:3px solid var(--link);outline-offset:2px}
-.quiet{color:var(--quiet)}
+.quiet{color:var(--quiet)}.unseen{position:absolute;clip-path:inset(50%);width:1px;height:1px;overflow:hidden}
 header .job{color:var(--quiet);margin:0}
 .verdict{border:1px solid var(--edge);border-left:.5rem solid var(--kind);background:var(--card);border-radius:.4rem;
 padding:.8rem 1.1rem;margin:.8rem 0}

@@ -175,6 +175,13 @@ def test_what_it_used_is_known_over_time_with_its_folder_on_disk(payloads: Paylo
     assert history[0].memory_bytes < 50 << 20
 
 
+def test_with_its_end_a_payload_tells_what_it_was_allowed(payloads: Payloads) -> None:
+    payloads.set(queue=replace(QUEUE, max_rss_bytes=300 << 20, rss_grace=2.0))
+    end = payloads.run("true").end
+    assert end.limits is not None and end.limits.memory_bytes == 600 << 20
+    assert end.image == ""
+
+
 def test_the_table_of_the_monitor_reads_back_as_the_same_history(payloads: Payloads) -> None:
     ran = payloads.run("sleep 0.5")
     table = read_table((ran.folder.work / "memory_monitor_output.txt").read_text())

@@ -152,6 +152,10 @@ def test_every_diagnosis_comes_with_what_to_do(error: PilotError) -> None:
     assert f"pilotErrorCode {error.code}" in page and "What to do" in page and "here and there" in page
 
 
+def test_a_stage_that_failed_is_told_to_those_who_cannot_see_the_colour() -> None:
+    assert re.sub("<[^>]*>", "", PAGES["failed"]).count(", failed") == 1 and ", failed" not in PAGES["finished"]
+
+
 def test_a_finished_job_without_work_is_a_success_that_says_so() -> None:
     story = JobStory(Attempt(1, 1), 0.0, outcome=Outcome(JobState.FINISHED, 0, notes={"noWork": "1"}))
     assert verdict_of(story).headline == "Finished: there was nothing to do"
