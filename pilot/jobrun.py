@@ -18,22 +18,12 @@ from functools import partial
 from typing import TypeVar
 
 from pilot.heartbeat import Heartbeat
+from pilot.job.account import Account, final_fields, proven
 from pilot.job.errors import Diagnosis, PilotError, StageError
 from pilot.job.model import ApiGeneration, Attempt, Job, MalformedJob
 from pilot.job.outcome import Outcome, PayloadFacts, StopCause, failed, judge, outcome_record, with_error
 from pilot.job.parse import parse_job, secret_texts, without_secrets
-from pilot.job.report import (
-    DIAG_MAX_CHARS,
-    FieldValue,
-    FileReport,
-    Identity,
-    StageTimes,
-    Usage,
-    metrics_text,
-    output_report,
-    update_fields,
-    usage_fields,
-)
+from pilot.job.report import FieldValue, FileReport, Identity, StagedFile, StageTimes, Usage, update_fields
 from pilot.job.states import JobState
 from pilot.outbox import Delivery, deliver_final, send_final, told_before
 from pilot.ports import (
@@ -230,10 +220,15 @@ class JobRun:
         self._make_room_for_logs = make_room_for_logs
         self._log_url = parts.logs.url(attempt.panda_id)
         self._times = StageTimes(acquire_s=acquire_s)
+        self._began_s: dict[str, float] = {}
+        self._born_s = monotonic_s()
         self._started_at = utc_now()
         self._usage = Usage()
         self._isolation = ""
+        self._end: PayloadEnd | None = None
+        self._inputs: tuple[StagedFile, ...] = ()
         self._outputs: tuple[FileReport, ...] = ()
+        self._events: list[tuple[float, str]] = []
         self._heartbeat = Heartbeat(
             parts.server, api, self._fields, self._obey, parts.heartbeat_s, parts.server_silence_s, self._server_lost
         )
@@ -274,15 +269,15 @@ class JobRun:
             Helpers(self._stop) as helpers,
             Helpers(Stop()) as self._onlookers,  # no job ends for one of these
         ):
-            outcome = self._outcome(helpers, stages)
+            outcome = _without_secrets(self._outcome(helpers, stages))
             logger.info("job %s: %s%s", self._attempt, outcome.state.value, _words(outcome))
             report_first = self._hurried() and outcome.state is JobState.FAILED
-            logs = LogsStored(None) if report_first else self._store_logs(helpers)
-            outcome = _without_secrets(self._proven(outcome, logs))
+            logs = LogsStored(None) if report_first else self._store_logs(helpers, outcome)
+            outcome = self._proven(outcome, logs)
             self._end_heartbeat(helpers)
             delivery = self._report(outcome, logs)
             if report_first:
-                logs = self._store_logs(helpers)
+                logs = self._store_logs(helpers, outcome)
         return self._record(outcome, delivery, logs, (*helpers.abandoned, *self._onlookers.abandoned))
 
     def _record(
@@ -370,7 +365,9 @@ class JobRun:
 
     def _stage_in(self, job: Job) -> None:
         if job.inputs:
-            run_stage("stage-in", lambda: self._parts.stager.stage_in(job, self._folder.work, self._stop), self._stop)
+            self._inputs = run_stage(
+                "stage-in", lambda: self._parts.stager.stage_in(job, self._folder.work, self._stop), self._stop
+            )
             self._journal.append(Event.STAGE_IN_DONE, durable=False)
 
     def _run_payload(self, job: Job) -> Outcome:
@@ -384,7 +381,7 @@ class JobRun:
         # Durable before exec: a successor that reads this never starts the payload again.
         self._journal.append(Event.PAYLOAD_STARTING, isolation=prepared.isolation, **prepared.mark)
         probe(Point.PAYLOAD_STARTING)
-        end = self._timed("payload_s", lambda: prepared.run(self._stop, self._payload_started))
+        end = self._end = self._timed("payload_s", lambda: prepared.run(self._stop, self._payload_started))
         self._usage = end.usage
         outcome = _without_secrets(judge(self._facts(end)))
         self._journal.append(Event.PAYLOAD_EXITED, outcome=outcome_record(outcome), usage=asdict(end.usage))
@@ -417,14 +414,15 @@ class JobRun:
         self._journal.append(Event.STAGE_OUT_DONE, files=[asdict(file) for file in self._outputs])
         return outcome
 
-    def _store_logs(self, helpers: Helpers) -> LogsStored:
+    def _store_logs(self, helpers: Helpers, outcome: Outcome) -> LogsStored:
         self._end_pump(helpers)
         self._make_room_for_logs()
+        account = self._account(outcome)
         try:
             stored = self._timed(
                 "log_s",
                 lambda: run_stage(
-                    "logs", lambda: self._parts.logs.store(self._parsed, self._folder, self._log_grace), self._log_grace
+                    "logs", lambda: self._parts.logs.store(account, self._folder, self._log_grace), self._log_grace
                 ),
             )
         except Stopped as stopped:
@@ -436,7 +434,11 @@ class JobRun:
 
     def _report(self, outcome: Outcome, stored: LogsStored) -> Delivery:
         """The final report: fixed, journalled, and sent until it is acknowledged."""
-        body = {**self._fields(outcome.state), **self._final_fields(outcome, stored)}
+        body = {
+            **self._fields(outcome.state),
+            **final_fields(self._account(outcome), outcome, stored.bundle),
+            "end_time": server_time(utc_now()),
+        }
         return self._timed("report_s", lambda: self._deliver(body, self._grace, prepared=False))
 
     def _send(self, worker_stop: Stop, body: Mapping[str, FieldValue], *, prepared: bool) -> Delivery:
@@ -456,12 +458,11 @@ class JobRun:
         )
 
     def _proven(self, outcome: Outcome, logs: LogsStored) -> Outcome:
-        """A finished job needs its log in the report (server rule); without even a bundle it cannot be finished."""
-        needed = isinstance(self._parsed, Job) and self._parsed.log is not None
-        if outcome.state is JobState.FINISHED and needed and logs.bundle is None:
-            outcome = with_error(outcome, Diagnosis(PilotError.LOG_CREATION_FAILURE, logs.problem))
-            logger.error("job %s: %s after all%s", self._attempt, outcome.state.value, _words(outcome))
-        return outcome
+        """The last word on it: whether the log is there that a finished job needs."""
+        final = proven(outcome, self._parsed, logs.bundle, redactor.clean(logs.problem))
+        if final is not outcome:
+            logger.error("job %s: %s after all%s", self._attempt, final.state.value, _words(final))
+        return final
 
     # --- beside the flow ----------------------------------------------------------------------------------------------
 
@@ -482,6 +483,7 @@ class JobRun:
 
     def _obey(self, answer: UpdateAnswer) -> None:
         if answer.kill and self._stop.request(StopReason(StopKind.SERVER_KILL)):
+            self._note("the server asked to kill the job")
             logger.warning("job %s: the server asks to kill it", self._attempt)
             probe(Point.KILL_RECEIVED)
 
@@ -502,37 +504,34 @@ class JobRun:
         fields["start_time"] = server_time(self._started_at)
         return fields
 
-    def _final_fields(self, outcome: Outcome, stored: LogsStored) -> dict[str, FieldValue]:
-        fields: dict[str, FieldValue] = {
-            **usage_fields(self._usage),
-            "end_time": server_time(utc_now()),
-            "pilot_timing": self._times.pilot_timing(),
-            "job_metrics": metrics_text(self._metrics(outcome, stored)),
-        }
-        if isinstance(self._parsed, Job):
-            fields["core_count"] = self._parsed.resources.core_count
-        files = (*self._outputs, *([stored.bundle] if stored.bundle else []))
-        if files:
-            fields["job_output_report"] = output_report(files)
-        if outcome.trans_exit_code is not None:
-            fields["trans_exit_code"] = outcome.trans_exit_code
-        if outcome.pilot_error is not None:
-            fields["pilot_error_code"] = outcome.pilot_error.code
-            fields["pilot_error_diag"] = str(outcome.pilot_error)
-        if outcome.exe_error_code:
-            fields["exe_error_code"] = outcome.exe_error_code
-            fields["exe_error_diag"] = outcome.exe_error_diag[:DIAG_MAX_CHARS]
-        return fields
+    def _account(self, outcome: Outcome) -> Account:
+        """All that is known of the job by now."""
+        end = self._end
+        return Account(
+            self._attempt,
+            self._parsed,
+            outcome,
+            self._parts.identity,
+            acquired_at_s=self._started_at.timestamp(),
+            times=self._times,
+            begins_s=self._began_s.copy(),
+            usage=self._usage,
+            points=end.history if end else (),
+            limits=end.limits if end else None,
+            isolation=self._isolation,
+            image=end.image if end else "",
+            outputs=self._outputs,
+            took_s={file.lfn: file.took_s for file in self._inputs} | {file.lfn: file.took_s for file in self._outputs},
+            first_error=(end.first_error or "") if end else "",
+            traceback=end.traceback if end else "",
+            error_in=("payload-log.json" if end.traceback else "payload.stderr") if end and end.first_error else "",
+            events=tuple(self._events),
+            log_url=self._log_url,
+        )
 
-    def _metrics(self, outcome: Outcome, stored: LogsStored) -> Mapping[str, object]:
-        metrics: dict[str, object] = dict(outcome.notes)
-        if self._isolation:
-            metrics["isolation"] = self._isolation
-        if self._usage.pss_is_rss:
-            metrics["pssIsRss"] = 1
-        if stored.bundle is not None and not stored.complete:
-            metrics["logStored"] = 0
-        return metrics
+    def _note(self, text: str) -> None:
+        """Something that happened at this moment, for the job's page."""
+        self._events.append((monotonic_s() - self._born_s, text))
 
     def _facts(self, end: PayloadEnd) -> PayloadFacts:
         reason = end.stopped_by
@@ -567,6 +566,7 @@ class JobRun:
 
     def _timed(self, stage: str, body: Callable[[], T]) -> T:
         started_s = monotonic_s()
+        self._began_s[stage] = started_s - self._born_s
         try:
             return body()
         finally:

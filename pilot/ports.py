@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from pilot.job.account import Account
 from pilot.job.errors import Diagnosis
-from pilot.job.model import ApiGeneration, Attempt, Job, MalformedJob
-from pilot.job.report import FieldValue, FileReport
+from pilot.job.model import ApiGeneration, Attempt, Job
+from pilot.job.report import FieldValue, FileReport, StagedFile
 from pilot.job.report import StoredFile as StoredFile  # re-exported: storage may not import this module
 from pilot.runtime.payload_end import PayloadEnd as PayloadEnd  # re-exported: payload may not import this module
 from pilot.runtime.stop import Stop
@@ -111,7 +112,7 @@ class PandaServer(Protocol):
 class Stager(Protocol):
     """Moves a job's files. Raises StageInError or StageOutError with the PanDA code; Stopped when its scope ends."""
 
-    def stage_in(self, job: Job, into: Path, stop: Stop) -> tuple[Path, ...]: ...
+    def stage_in(self, job: Job, into: Path, stop: Stop) -> tuple[StagedFile, ...]: ...
 
     def stage_out(self, job: Job, from_folder: Path, stop: Stop) -> tuple[FileReport, ...]: ...
 
@@ -138,7 +139,7 @@ class JobLogs(Protocol):
 
     def follow(self, attempt: Attempt, folder: JobFolder, stop: Stop) -> None: ...
 
-    def store(self, job: Job | MalformedJob, folder: JobFolder, stop: Stop) -> LogsStored: ...
+    def store(self, account: Account, folder: JobFolder, stop: Stop) -> LogsStored: ...
 
 
 class Follower(Protocol):

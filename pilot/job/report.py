@@ -63,19 +63,32 @@ LEGACY_NAMES: Mapping[str, str] = {
 
 @dataclass(frozen=True, slots=True)
 class FileReport:
-    """One stored output or log, as the server's Adder wants it: guid, size, adler32 are required; surl is extra."""
+    """One stored output or log, as the server's Adder wants it: guid, size, adler32 are required; surl is extra.
+
+    ``took_s``: how long it took to store it; for people.
+    """
 
     lfn: str
     guid: str
     size_bytes: int
     adler32: str
     surl: str | None = None
+    took_s: float = 0.0
 
     def entry(self) -> dict[str, object]:
         entry: dict[str, object] = {"guid": self.guid, "fsize": self.size_bytes, "adler32": self.adler32}
         if self.surl:
             entry["surl"] = self.surl
         return entry
+
+
+@dataclass(frozen=True, slots=True)
+class StagedFile:
+    """An input as it lies in the work folder, verified, and how long it took to fetch it."""
+
+    lfn: str
+    size_bytes: int
+    took_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

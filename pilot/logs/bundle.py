@@ -1,55 +1,112 @@
-"""log.tgz: what a job left to read, in one file; its size and checksum are computed while it is written."""
+"""log.tgz: what a job left to read, in one file, made and compressed while it is sent: no copy of it lies on the disk."""
 
 from __future__ import annotations
 
-import gzip
 import io
 import os
 import tarfile
-from dataclasses import dataclass
-from pathlib import Path
-from typing import BinaryIO
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import BinaryIO, Protocol
 
-from pilot.logs.collect import bundle_members
+from pilot.logs.collect import Budget, bundle_members
 from pilot.runtime.events import redactor
-from pilot.runtime.stop import Stop
 from pilot.runtime.workdir import JobFolder
-from pilot.storage.checksum import Checksums
 
-COMPRESSION = 1  # of gzip: logs shrink nearly as well as at 6, in a third of the time
+COMPRESSION = 1  # of ISA-L: as small as zlib's lowest level, in a third of its CPU time (docs/performance.md)
+BLOCK_BYTES = 256 << 10  # read, searched for secrets and compressed at a time
+FILE_MAX_BYTES = 256 << 20  # of a larger log both ends are in the bundle; all of it lies in its public segments
+LEFT_OUT_NAME = "left-out.txt"
+
+
+class Sink(Protocol):
+    """Where the bundle goes."""
+
+    def write(self, piece: bytes, /) -> int: ...
 
 
 @dataclass(frozen=True, slots=True)
-class Bundle:
-    """The bundle as it lies on the disk."""
+class BundlePlan:
+    """What goes into a job's bundle.
 
-    path: Path
-    size_bytes: int
-    adler32: str
+    ``top``: the folder that everything lies below. ``moved``: names in the work folder that are no logs (inputs, outputs).
+    ``made``: names and contents that are no files of the job, asked for when all files are in.
+    """
+
+    folder: JobFolder
+    top: str
+    moved: frozenset[str] = frozenset()
+    made: Callable[[], Mapping[str, bytes]] = field(default=dict)
 
 
-def make_bundle(folder: JobFolder, lfn: str, top: str, left_out: frozenset[str], stop: Stop) -> Bundle:
-    """Write ``logs/<lfn>`` with everything below the folder ``top``, secrets masked. Raises OSError (full disk), Stopped."""
-    path = folder.logs / lfn
-    with path.open("wb") as raw:
-        measured = _Measured(raw)
+def write_bundle(plan: BundlePlan, sink: Sink, check: Callable[[], None]) -> None:
+    """Write the bundle into ``sink``, secrets masked. ``check`` is called all the time and raises what shall end it.
+
+    Raises that, what the sink raises, and OSError when a file of the job cannot be read any more.
+    """
+    from isal import igzip
+
+    tap = _Tap(sink)
+    try:
         with (
-            gzip.GzipFile(filename="", mode="wb", compresslevel=COMPRESSION, fileobj=measured, mtime=0) as packed,
-            tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as archive,
+            igzip.IGzipFile("", "wb", COMPRESSION, tap, mtime=0) as packed,  # type: ignore[no-untyped-call]
+            tarfile.TarFile(
+                fileobj=packed, mode="w", format=tarfile.PAX_FORMAT, errors="surrogateescape", copybufsize=BLOCK_BYTES
+            ) as archive,
         ):
-            for name, file in bundle_members(folder, left_out):
-                stop.check()
-                with redactor.reading(file) as shown:
-                    _add(archive, f"{top}/{redactor.clean(name)}", shown)
-    return Bundle(path, measured.size_bytes, measured.checksums.adler32)
+            _fill(archive, plan, check)
+    except BaseException:
+        tap.close()
+        raise
 
 
-def _add(archive: tarfile.TarFile, name: str, file: BinaryIO) -> None:
-    """Add an open file under ``name``: the bytes it has now, even if it grows; filled up with zeros if it shrinks."""
-    status = os.fstat(file.fileno())
+def _fill(archive: tarfile.TarFile, plan: BundlePlan, check: Callable[[], None]) -> None:
+    budget = Budget()
+    for name, file in bundle_members(plan.folder, plan.moved, budget):
+        with redactor.reading(file) as shown:
+            status = os.fstat(shown.fileno())
+            pieces, size_bytes = _pieces(shown, status.st_size)
+            _add(archive, f"{plan.top}/{redactor.clean(name)}", pieces, size_bytes, int(status.st_mtime), check)
+    made = dict(plan.made())
+    if budget.passed_over:
+        made[LEFT_OUT_NAME] = redactor.clean(budget.passed_over.text()).encode("utf-8", "replace")
+    for name, content in made.items():
+        _add(archive, f"{plan.top}/{name}", [content], len(content), 0, check)
+
+
+def _add(
+    archive: tarfile.TarFile,
+    name: str,
+    pieces: Iterable[bytes],
+    size_bytes: int,
+    mtime_s: int,
+    check: Callable[[], None],
+) -> None:
     entry = tarfile.TarInfo(_for_terminals(name))
-    entry.size, entry.mtime, entry.mode = status.st_size, int(status.st_mtime), 0o644
-    archive.addfile(entry, _Exactly(file, status.st_size))  # type: ignore[arg-type]
+    entry.size, entry.mtime, entry.mode = size_bytes, mtime_s, 0o644
+    archive.addfile(entry, _Exactly(iter(pieces), size_bytes, check))  # type: ignore[arg-type]
+
+
+def _pieces(file: BinaryIO, size_bytes: int) -> tuple[Iterator[bytes], int]:
+    """What a member holds, and its size: the bytes a file has now; of a very large one both ends and a line between them."""
+    if size_bytes <= FILE_MAX_BYTES:
+        return _blocks(file, 0, size_bytes), size_bytes
+    half_bytes = FILE_MAX_BYTES // 2
+    notice = f"\n[... {size_bytes - 2 * half_bytes} bytes are left out here ...]\n".encode()
+
+    def ends() -> Iterator[bytes]:
+        yield from _blocks(file, 0, half_bytes)
+        yield notice
+        yield from _blocks(file, size_bytes - half_bytes, size_bytes)
+
+    return ends(), 2 * half_bytes + len(notice)
+
+
+def _blocks(file: BinaryIO, first: int, end: int) -> Iterator[bytes]:
+    file.seek(first)
+    while first < end and (block := file.read(min(BLOCK_BYTES, end - first))):
+        first += len(block)
+        yield block
 
 
 def _for_terminals(name: str) -> str:
@@ -58,29 +115,38 @@ def _for_terminals(name: str) -> str:
 
 
 class _Exactly:
-    """A reader of exactly ``size_bytes`` bytes, whatever happens to the file meanwhile."""
+    """A reader of exactly ``size_bytes`` bytes, whatever happens to the file meanwhile: filled up with zeros if it shrinks."""
 
-    def __init__(self, file: BinaryIO, size_bytes: int) -> None:
-        self._file, self._left_bytes = file, size_bytes
+    def __init__(self, pieces: Iterator[bytes], size_bytes: int, check: Callable[[], None]) -> None:
+        self._pieces, self._left_bytes, self._check = pieces, size_bytes, check
+        self._rest = b""
 
     def read(self, size: int) -> bytes:
-        block = self._file.read(min(size, self._left_bytes)).ljust(min(size, self._left_bytes), b"\0")
-        self._left_bytes -= len(block)
-        return block
+        self._check()
+        wanted_bytes = min(size, self._left_bytes)
+        found = [self._rest]
+        found_bytes = len(self._rest)
+        while found_bytes < wanted_bytes and (piece := next(self._pieces, b"")):
+            found.append(piece)
+            found_bytes += len(piece)
+        data = b"".join(found) if len(found) > 1 else found[0]
+        self._rest = data[wanted_bytes:]
+        self._left_bytes -= wanted_bytes
+        return data[:wanted_bytes].ljust(wanted_bytes, b"\0")
 
 
-class _Measured(io.RawIOBase):
-    """Counts and hashes what passes through to the file."""
+class _Tap(io.RawIOBase):
+    """Passes on what is written, until it is closed: a compressor that is let go writes its end all the same."""
 
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self.size_bytes = 0
-        self.checksums = Checksums(["adler32"])
+    def __init__(self, sink: Sink) -> None:
+        self._sink = sink
+        self._shut = False
 
     def writable(self) -> bool:
         return True
 
-    def write(self, block: bytes) -> int:  # type: ignore[override]
-        self.checksums.update(block)
-        self.size_bytes += len(block)
-        return self._file.write(block)
+    def write(self, piece: bytes) -> int:  # type: ignore[override]
+        return len(piece) if self._shut else self._sink.write(piece)
+
+    def close(self) -> None:
+        self._shut = True

@@ -17,7 +17,8 @@ from pilot.job.errors import PilotCannotWork, PilotError, StageError, StageInErr
 from pilot.job.limits import output_limit_bytes
 from pilot.job.model import FileSpec, Job
 from pilot.job.queue import Queue, Transfer, storages_for
-from pilot.job.report import FileReport
+from pilot.job.report import FileReport, StagedFile
+from pilot.runtime.clock import monotonic_s
 from pilot.runtime.retry import TRANSFER, RetryPolicy
 from pilot.runtime.stop import Stop
 from pilot.storage.download import fetch
@@ -48,6 +49,11 @@ from pilot.storage.urls import door_url, local_path, shown
 
 logger = logging.getLogger("pilot.storage")
 
+TOLD_ONE_BY_ONE = (
+    20  # files of a job; of more the log tells the sum: a line for each costs as much as moving a small one
+)
+
+Tell = Callable[..., None]  # a logger's method
 EndpointOf = Callable[[str, Stop], Endpoint]  # raises PilotCannotWork: unknown, unreadable, or CRIC out of reach
 
 
@@ -72,7 +78,7 @@ class JobStager:
         self._stores = stores
         self._policy = policy
 
-    def stage_in(self, job: Job, into: Path, stop: Stop) -> tuple[Path, ...]:
+    def stage_in(self, job: Job, into: Path, stop: Stop) -> tuple[StagedFile, ...]:
         """Download every input to ``into/<lfn>``, four at a time, verified. Raises StageInError or Stopped."""
         if not job.inputs:
             return ()
@@ -80,8 +86,14 @@ class JobStager:
             _require_names(file, StageInError, PilotError.STAGE_IN_FAILED)
         _require_distinct(job.inputs)
         limit_bytes = self._room_for_unknown(job.inputs, into)
-        tasks = [partial(self._download, file, self._sources(file, stop), into, limit_bytes) for file in job.inputs]
-        return in_parallel(tasks, stop)
+        tell = _teller(job.inputs)
+        tasks = [
+            partial(self._download, file, self._sources(file, stop), into, limit_bytes, tell) for file in job.inputs
+        ]
+        began_s = monotonic_s()
+        staged = in_parallel(tasks, stop)
+        _tell_all("fetched", [file.size_bytes for file in staged], monotonic_s() - began_s)
+        return staged
 
     def stage_out(self, job: Job, from_folder: Path, stop: Stop) -> tuple[FileReport, ...]:
         """Upload every output that must exist, four at a time, verified by what the store says of it.
@@ -95,8 +107,12 @@ class JobStager:
             _require_names(file, StageOutError, PilotError.BAD_OUTPUT_FILE_NAME)
         limit_bytes = output_limit_bytes(self._queue)
         there = [file for file in job.outputs if _is_there(file, from_folder, job.allow_no_output, limit_bytes)]
-        tasks = [partial(self._upload, file, self._destination(file, stop), from_folder) for file in there]
-        return in_parallel(tasks, stop)
+        tell = _teller(job.outputs)
+        tasks = [partial(self._upload, file, self._destination(file, stop), from_folder, tell) for file in there]
+        began_s = monotonic_s()
+        stored = in_parallel(tasks, stop)
+        _tell_all("stored", [file.size_bytes for file in stored], monotonic_s() - began_s)
+        return stored
 
     # --- in
 
@@ -120,12 +136,19 @@ class JobStager:
             return self._places(file, names, READ_ACTIVITIES, self._stores.schemes, stop)
 
     def _download(
-        self, file: FileSpec, places: tuple[Place, ...], into: Path, unknown_limit_bytes: int | None, stop: Stop
-    ) -> Path:
+        self,
+        file: FileSpec,
+        places: tuple[Place, ...],
+        into: Path,
+        unknown_limit_bytes: int | None,
+        tell: Tell,
+        stop: Stop,
+    ) -> StagedFile:
         """From the first place that has it; the error of the first place is the one that is told.
 
         A second door of an RSE helps against a door that does not open, not against a file that is missing or wrong.
         """
+        began_s = monotonic_s()
         problem: StageInError | None = None
         useless: set[str] = set()
         limit_bytes = unknown_limit_bytes if file.size_bytes is None else None
@@ -143,8 +166,8 @@ class JobStager:
                     max_bytes=limit_bytes,
                     policy=self._policy,
                 )
-                logger.info("input %s: %d bytes from %s", file.lfn, fetched.size_bytes, shown(place.url))
-                return fetched.path
+                tell("input %s: %d bytes from %s", file.lfn, fetched.size_bytes, shown(place.url))
+                return StagedFile(file.lfn, fetched.size_bytes, monotonic_s() - began_s)
             except (NoSpace, TooLarge) as error:
                 raise StageInError(IN_CODES[type(error)], _told(file, place, error)) from error
             except StoreError as error:
@@ -164,7 +187,8 @@ class JobStager:
             schemes = tuple(scheme for scheme in self._stores.schemes if scheme != "https")  # that store only reads
             return self._places(file, names, WRITE_ACTIVITIES, schemes, stop)[0]
 
-    def _upload(self, file: FileSpec, place: Place, from_folder: Path, stop: Stop) -> FileReport:
+    def _upload(self, file: FileSpec, place: Place, from_folder: Path, tell: Tell, stop: Stop) -> FileReport:
+        began_s = monotonic_s()
         try:
             folder = os.open(from_folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
             try:
@@ -181,8 +205,9 @@ class JobStager:
             raise StageOutError(code, _told(file, place, error)) from error
         except OSError as error:
             raise StageOutError(PilotError.STAGE_OUT_FAILED, f"{from_folder}: {error.strerror}") from error
-        logger.info("output %s: %d bytes at %s", file.lfn, stored.size_bytes, shown(stored.url))
-        return FileReport(file.lfn, file.guid or str(uuid.uuid4()), stored.size_bytes, stored.adler32, stored.url)
+        tell("output %s: %d bytes at %s", file.lfn, stored.size_bytes, shown(stored.url))
+        guid, took_s = file.guid or str(uuid.uuid4()), monotonic_s() - began_s
+        return FileReport(file.lfn, guid, stored.size_bytes, stored.adler32, stored.url, took_s)
 
     # --- both
 
@@ -231,6 +256,18 @@ class JobStager:
             return LocalStore((root,))
 
         return Stores({"file": local})
+
+
+def _teller(files: tuple[FileSpec, ...]) -> Tell:
+    return logger.info if len(files) <= TOLD_ONE_BY_ONE else logger.debug
+
+
+def _tell_all(done: str, sizes_bytes: list[int], took_s: float) -> None:
+    """``took_s`` tells the rate of all together; the threads that move files are several."""
+    if len(sizes_bytes) > 1:
+        total_mb = sum(sizes_bytes) / 2**20
+        text = "%d files %s: %.1f MB in %.2f s, %.0f MB/s"
+        logger.info(text, len(sizes_bytes), done, total_mb, took_s, total_mb / max(took_s, 1e-3))
 
 
 # --- errors -----------------------------------------------------------------------------------------------------------

@@ -215,7 +215,7 @@ class Store(Protocol):
     """One kind of storage. Every method makes one attempt and raises a StoreError or Stopped; all may be called from threads.
 
     ``upload_checksum`` is the algorithm in which the store describes what was uploaded. ``version``: refuse another one
-    (Changed).
+    (Changed). ``remove``: what is not there is fine.
     """
 
     @property
@@ -228,6 +228,8 @@ class Store(Protocol):
     def write_in_parts(self, url: str, headers: ObjectHeaders, stop: Stop) -> Parts: ...
 
     def stat(self, url: str, stop: Stop) -> StoredObject: ...
+
+    def remove(self, url: str, stop: Stop) -> None: ...
 
     def close(self) -> None: ...
 

@@ -47,6 +47,9 @@ class WebStore:
                 raise refusal(url, response.status, "", response.headers.get("retry-after"))
             return described(response)
 
+    def remove(self, url: str, stop: Stop) -> NoReturn:  # noqa: ARG002
+        raise _no_door(url)
+
     def close(self) -> None:
         self._wire.close()
 
@@ -67,7 +70,7 @@ class WebStore:
 
 
 def _no_door(url: str) -> BadUrl:
-    return BadUrl(f"{shown(url)}: nothing is uploaded to plain https servers; use a gs:// or s3:// door")
+    return BadUrl(f"{shown(url)}: nothing is changed on plain https servers; use a gs:// or s3:// door")
 
 
 def _on_the_same_host(url: str, target: str) -> str:

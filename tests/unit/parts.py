@@ -9,10 +9,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from pilot.job.account import Account
 from pilot.job.errors import Diagnosis, PilotError, StageError
-from pilot.job.model import ApiGeneration, Attempt, Job, MalformedJob
+from pilot.job.model import ApiGeneration, Attempt, Job
 from pilot.job.queue import Queue, QueueStatus
-from pilot.job.report import FieldValue, FileReport, Identity, Usage
+from pilot.job.report import FieldValue, FileReport, Identity, StagedFile, Usage
 from pilot.jobrun import JobParts
 from pilot.ports import (
     Acquired,
@@ -133,11 +134,11 @@ class Shelf:
     staged: list[str] = field(default_factory=list)
     on_out: Callable[[], object] = lambda: None
 
-    def stage_in(self, job: Job, into: Path, stop: Stop) -> tuple[Path, ...]:
+    def stage_in(self, job: Job, into: Path, stop: Stop) -> tuple[StagedFile, ...]:
         self.staged.append("in")
         if self.in_error:
             raise self.in_error
-        return tuple(into / file.lfn for file in job.inputs)
+        return tuple(StagedFile(file.lfn, 5, 0.1) for file in job.inputs)
 
     def stage_out(self, job: Job, from_folder: Path, stop: Stop) -> tuple[FileReport, ...]:
         self.staged.append("out")
@@ -200,6 +201,7 @@ class Board:
     error: Exception | None = None
     no_bundle: bool = False
     stored: list[Attempt] = field(default_factory=list)
+    told: list[Account] = field(default_factory=list)
     followed: threading.Event = field(default_factory=threading.Event)
     follow_error: Exception | None = None
     on_store: Callable[[Stop], object] = lambda stop: None
@@ -213,10 +215,10 @@ class Board:
             raise self.follow_error
         stop.wait(None)
 
-    def store(self, job: Job | MalformedJob, folder: JobFolder, stop: Stop) -> LogsStored:
+    def store(self, account: Account, folder: JobFolder, stop: Stop) -> LogsStored:
         self.on_store(stop)
-        if job.attempt is not None:
-            self.stored.append(job.attempt)
+        self.stored.append(account.attempt)
+        self.told.append(account)
         if self.error:
             raise self.error
         if self.no_bundle:

@@ -464,3 +464,32 @@ def test_a_follower_that_is_stuck_is_left_behind_and_no_further_job_is_taken(
     record = run(bench)
     stuck.set()
     assert (record.outcome.state, record.abandoned_helpers) == (JobState.FINISHED, ("onlooker",))
+
+
+# --- what the job's page is made of -----------------------------------------------------------------------------------
+
+
+def test_the_logs_are_given_all_that_is_known_of_the_job(bench: Bench) -> None:
+    run(bench, definition(**WITH_INPUT, **WITH_OUTPUT))
+    (told,) = bench.logs.told
+    assert told.outcome is not None and told.outcome.state is JobState.FINISHED
+    assert told.isolation == "plain" and told.usage is not None and told.usage.cpu_s == 1.6
+    assert [file.lfn for file in told.outputs] == ["out.root"] and told.took_s == {"in.fits": 0.1, "out.root": 0.0}
+    began = [told.begins_s[f"{stage}_s"] for stage in ("stage_in", "setup", "payload", "stage_out")]
+    assert began == sorted(began) and told.times.payload_s >= 0 and told.acquired_at_s is not None
+    assert told.log_url.endswith("/PandaJob_4711/pilotlog.txt") and told.events == ()
+
+
+def test_a_kill_is_told_with_its_moment(bench: Bench) -> None:
+    bench.server.commands["running"] = "tobekilled"
+    bench.payload.during = lambda stop, folder: stop.wait(10)
+    run(bench)
+    ((at_s, text),) = bench.logs.told[0].events
+    assert text == "the server asked to kill the job" and 0 < at_s < 60
+
+
+def test_a_payload_that_failed_is_told_with_its_codes(bench: Bench) -> None:
+    bench.payload.exit_code = 1
+    run(bench, definition(**WITH_OUTPUT))
+    (told,) = bench.logs.told
+    assert told.outcome is not None and told.outcome.exe_error_code == 1 and told.outputs == ()

@@ -8,3 +8,8 @@
 
 No module here does any I/O. Nothing of it is imported before a page is made.
 """
+
+from __future__ import annotations
+
+PAGE_NAME = "job.html"
+CONTENT_TYPE = "text/html; charset=utf-8"

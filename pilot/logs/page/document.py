@@ -65,8 +65,6 @@ from pilot.logs.page.plots import draw, short_time, time_ticks
 from pilot.logs.page.story import Direction, JobStory, LogStory, StageSpan, TransferStory, cleaned
 from pilot.logs.page.style import SCRIPT, STYLE
 
-PAGE_NAME = "job.html"
-CONTENT_TYPE = "text/html; charset=utf-8"
 _KINDS = {
     PilotError.PANDA_KILL: "Killed",
     PilotError.PREEMPTION: "Preempted",

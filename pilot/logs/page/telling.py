@@ -1,6 +1,6 @@
 """From what the pilot has of a job to the story that its page tells.
 
-    story = cleaned(tell(Known(attempt, written_at_s, job=job, outcome=outcome, ...)), redactor.clean)
+    story = cleaned(tell(known_of(account, written_at_s=..., logs=...)), redactor.clean)
     html = job_page(story)
 
 Everything but the attempt may be missing. Nothing is invented: what the pilot did not measure is not on the page.
@@ -11,13 +11,12 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from typing import Any
 
-from pilot.job.history import UsagePoint
-from pilot.job.limits import Limits
-from pilot.job.model import Attempt, FileSpec, Job, MalformedJob
-from pilot.job.outcome import Outcome
-from pilot.job.report import FileReport, Identity, StageTimes, Usage
+from pilot.job.account import Account
+from pilot.job.model import FileSpec, Job
+from pilot.job.report import Identity
 from pilot.job.states import JobState
 from pilot.logs.page import words
 from pilot.logs.page.story import (
@@ -49,37 +48,19 @@ MOST_TRANSFERS = 200
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
-    """What the pilot has of a job when its page is made. Times in seconds; ``..._at_s`` since 1970.
+class Known(Account):
+    """An account of a job, and what only its page tells. ``written_at_s``: since 1970, when the page is made."""
 
-    ``begins_s``: when stages began, since the job was acquired, by StageTimes' field names; a stage without one follows
-    the stage before it. ``took_s``: how long a file's transfer took, by LFN. ``outputs``: those stored and verified.
-    """
-
-    attempt: Attempt
-    written_at_s: float
-    job: Job | MalformedJob | None = None
-    outcome: Outcome | None = None
-    identity: Identity | None = None
+    written_at_s: float = 0.0
     queue_name: str = ""
-    acquired_at_s: float | None = None
-    times: StageTimes = field(default_factory=StageTimes)
-    begins_s: Mapping[str, float] = field(default_factory=dict)
-    usage: Usage | None = None
-    points: tuple[UsagePoint, ...] = ()
-    limits: Limits = field(default_factory=no_limits)
-    isolation: str = ""
-    image: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
-    outputs: tuple[FileReport, ...] = ()
-    took_s: Mapping[str, float] = field(default_factory=dict)
-    first_error: str = ""
-    traceback: str = ""
-    error_in: str = ""
     logs: tuple[LogStory, ...] = ()
-    events: tuple[StoryEvent, ...] = ()
-    log_url: str = ""
     monitor_url: str = ""
+
+
+def known_of(account: Account, **beside: Any) -> Known:
+    """The account, with what its page tells besides (Known's own fields)."""
+    return Known(**{each.name: getattr(account, each.name) for each in fields(account)}, **beside)
 
 
 def tell(known: Known) -> JobStory:
@@ -100,11 +81,11 @@ def tell(known: Known) -> JobStory:
         acquired_at_s=known.acquired_at_s,
         outcome=known.outcome,
         stages=stages,
-        events=known.events,
+        events=tuple(StoryEvent(at_s, text) for at_s, text in known.events),
         payload_began_s=payload.begin_s if payload else 0.0,
         usage=known.usage if payload else None,
         points=known.points,
-        limits=known.limits if job else no_limits(),
+        limits=(known.limits if job else None) or no_limits(),
         error=_error(known),
         transfers=tuple(_transfers(known, job))[:MOST_TRANSFERS] if job else (),
         logs=known.logs,

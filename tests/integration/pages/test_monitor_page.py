@@ -12,7 +12,8 @@ import pytest
 import requests
 from playwright.sync_api import Browser, expect
 
-from pilot.logs.page.document import CONTENT_TYPE, PAGE_NAME, job_page
+from pilot.logs.page import CONTENT_TYPE, PAGE_NAME
+from pilot.logs.page.document import job_page
 from pilot.sandbox.cric_server import LOG_BUCKET
 from pilot.sandbox.world import World
 from tests.integration.pages.browser import Watched, opened

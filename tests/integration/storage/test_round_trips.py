@@ -56,6 +56,23 @@ def test_what_is_sent_comes_back(bucket: str, content: bytes, stores: Stores, tm
     assert sorted(path.name for path in tmp_path.iterdir()) == ["source", "target"]
 
 
+@pytest.mark.parametrize("bucket", ["gs://outputs", "s3://outputs", "file://{}/disk"])
+def test_what_is_removed_is_no_more_and_may_be_removed_again(bucket: str, stores: Stores, tmp_path: Path) -> None:
+    url = f"{bucket.format(tmp_path)}/gone #1?.bin"
+    store = stores.for_url(url)
+    send(stores, _file(tmp_path, SMALL), url, Stop())
+    assert store.stat(url, Stop()).size_bytes == len(SMALL)
+    store.remove(url, Stop())
+    with pytest.raises(NotFound):
+        store.stat(url, Stop())
+    store.remove(url, Stop())
+
+
+def test_nothing_is_removed_from_a_plain_web_server(stores: Stores) -> None:
+    with pytest.raises(BadUrl, match="nothing is changed on plain https servers"):
+        stores.for_url("https://localhost/x").remove("https://localhost/x", Stop())
+
+
 @BUCKETS
 def test_a_large_file_goes_in_parts_and_comes_in_spans(bucket: str, stores: Stores, tmp_path: Path) -> None:
     content = LARGE * 8

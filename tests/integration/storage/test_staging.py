@@ -47,7 +47,8 @@ def test_inputs_come_in_and_outputs_go_out(scheme: str, stores: Stores, tmp_path
     work = tmp_path / "work"
     work.mkdir()
     moves = stager(stores, rse(scheme, "inputs"))
-    assert moves.stage_in(job(files), work, Stop()) == tuple(work / file.lfn for file in files)
+    staged = moves.stage_in(job(files), work, Stop())
+    assert [(file.lfn, file.size_bytes) for file in staged] == [(file.lfn, len(CONTENT)) for file in files]
     assert all((work / file.lfn).read_bytes() == CONTENT for file in files)
 
     reports = stager(stores, rse(scheme, "outputs")).stage_out(job((), files), work, Stop())

@@ -67,6 +67,9 @@ class Scripted:
             raise NotFound(f"{url} is not there")
         return self.announces(self.objects[url])
 
+    def remove(self, url: str, stop: Stop) -> None:
+        self.objects.pop(url, None)
+
     def described(self, url: str) -> StoredObject:
         sums = Checksums(["crc32c"])
         sums.update(self.objects[url])

@@ -97,7 +97,8 @@ def test_a_job_without_files_touches_nothing(tmp_path: Path) -> None:
 def test_inputs_come_from_their_deterministic_path(world: World) -> None:
     world.put("user.jane", "raw.fits")
     file = FileSpec("raw.fits", "user.jane", size_bytes=len(CONTENT), checksum=ADLER32)
-    assert world.stager().stage_in(job(inputs=(file,)), world.work, Stop()) == (world.work / "raw.fits",)
+    (staged,) = world.stager().stage_in(job(inputs=(file,)), world.work, Stop())
+    assert (staged.lfn, staged.size_bytes) == ("raw.fits", len(CONTENT)) and staged.took_s > 0
     assert (world.work / "raw.fits").read_bytes() == CONTENT
 
 
@@ -105,8 +106,9 @@ def test_many_inputs_come_in_their_order(world: World) -> None:
     files = tuple(FileSpec(f"f{number}", "s") for number in range(13))
     for file in files:
         world.put("s", file.lfn, file.lfn.encode())
-    paths = world.stager().stage_in(job(inputs=files), world.work, Stop())
-    assert [path.read_text() for path in paths] == [file.lfn for file in files]
+    staged = world.stager().stage_in(job(inputs=files), world.work, Stop())
+    assert [file.lfn for file in staged] == [file.lfn for file in files]
+    assert all((world.work / file.lfn).read_text() == file.lfn for file in files)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,8 @@ from pilot.job.model import Attempt, Job, Resources
 from pilot.job.outcome import Outcome
 from pilot.job.report import StageTimes, Usage
 from pilot.job.states import JobState
-from pilot.logs.page.document import PAGE_NAME, job_page
+from pilot.logs.page import PAGE_NAME
+from pilot.logs.page.document import job_page
 from pilot.logs.page.prmon import read_table
 from pilot.logs.page.story import JobStory, LogStory
 from pilot.logs.page.telling import Known, log_story, tell
@@ -36,7 +37,7 @@ def story_from_files(folder: Path, told: Mapping[str, Any], written_at_s: float)
     return tell(
         Known(
             attempt,
-            written_at_s,
+            written_at_s=written_at_s,
             job=job,
             outcome=_outcome(told) if "state" in told else None,
             times=StageTimes(**times),

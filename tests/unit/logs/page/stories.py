@@ -22,7 +22,7 @@ from pilot.job.outcome import PayloadFacts, StopCause, failed, judge
 from pilot.job.queue import Queue, QueueStatus
 from pilot.job.report import FileReport, Identity, StageTimes, Usage
 from pilot.logs.page.document import job_page
-from pilot.logs.page.story import JobStory, LogStory, StoryEvent, cleaned
+from pilot.logs.page.story import JobStory, LogStory, cleaned
 from pilot.logs.page.telling import Known, log_story, tell
 
 GB = 1 << 30
@@ -222,7 +222,7 @@ def payload_failed() -> JobStory:
 def killed_by_server() -> JobStory:
     points = series(5400, 2.2 * GB, every_s=5.0)
     facts = PayloadFacts(signal=15, stop=StopCause.SERVER_KILL)
-    return tell(known(5404.0, points, facts, events=(StoryEvent(5424.0, "the server asks to kill the job"),)))
+    return tell(known(5404.0, points, facts, events=((5424.0, "the server asks to kill the job"),)))
 
 
 def out_of_memory() -> JobStory:
@@ -233,13 +233,13 @@ def out_of_memory() -> JobStory:
         f"the payload uses 8243 MB (PSS), 8000 MB allowed ({told.sources['memory_bytes']})",
     )
     facts = PayloadFacts(exit_code=137, oom_kills=1, breach=breach)
-    return tell(known(612.0, points, facts, events=(StoryEvent(636.0, "above the memory limit: stopped"),)))
+    return tell(known(612.0, points, facts, events=((636.0, "above the memory limit: stopped"),)))
 
 
 def preempted() -> JobStory:
     points = series(30_600, 3.0 * GB, every_s=5.0)
     facts = PayloadFacts(signal=15, stop=StopCause.PREEMPTED)
-    return tell(known(30_604.0, points, facts, events=(StoryEvent(30_628.0, "the node is being taken away"),)))
+    return tell(known(30_604.0, points, facts, events=((30_628.0, "the node is being taken away"),)))
 
 
 def malformed() -> JobStory:

@@ -92,9 +92,7 @@ def test_the_command_is_shown_in_clear() -> None:
 
 def test_a_job_that_never_had_a_payload_tells_no_use_and_a_malformed_one_no_limits() -> None:
     wrong = Diagnosis(PilotError.SETUP_FAILURE, "no command")
-    story = tell(
-        Known(Attempt(1, 1), 0.0, job=MalformedJob(Attempt(1, 1), wrong), outcome=failed(wrong), usage=Usage())
-    )
+    story = tell(Known(Attempt(1, 1), job=MalformedJob(Attempt(1, 1), wrong), outcome=failed(wrong), usage=Usage()))
     assert story.usage is None and story.stages == () and story.limits.stdout_bytes is None and story.transfers == ()
 
 
