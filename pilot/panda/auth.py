@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from pilot.job.errors import ExitCode, PilotCannotWork
+from pilot.panda.certificate import ends_of_chain
 from pilot.runtime.clock import utc_now
 from pilot.runtime.secret import MAX_SECRET_FILE_BYTES, Secret, SecretFile, came_to_know
 
@@ -220,11 +221,9 @@ def token_end(token: str) -> datetime | None:
 
 
 def _ends(path: Path) -> datetime:
-    from cryptography import x509
-
     pem = _read_pem(path, b"-----BEGIN CERTIFICATE-----", "certificate")
     try:
-        return min(certificate.not_valid_after_utc for certificate in x509.load_pem_x509_certificates(pem))
+        return min(ends_of_chain(pem))
     except ValueError as error:
         raise CredentialsUnusable(f"The certificate in {path} is damaged: {_first_words(error)}.") from error
 
