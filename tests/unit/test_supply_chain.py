@@ -18,9 +18,14 @@ LOCK = (ROOT / "requirements.lock").read_text()
 PERMITTED = {"Apache-2.0", "MIT", "MIT-0", "BSD-2-Clause", "BSD-3-Clause", "ISC", "PSF-2.0", "MPL-2.0"}
 
 
-def entries() -> dict[str, str]:
-    """The lock's entries by ``name==version``."""
-    parts = re.split(r"^(?=[A-Za-z0-9])", LOCK, flags=re.MULTILINE)
+IMAGE_LOCKS = {
+    name: (ROOT / f"container/{name}.lock").read_text() for name in ("requirements", "requirements-gcp-logging")
+}
+
+
+def entries(lock: str = LOCK) -> dict[str, str]:
+    """A lock's entries by ``name==version``."""
+    parts = re.split(r"^(?=[A-Za-z0-9])", lock, flags=re.MULTILINE)
     return {part.split()[0]: part for part in parts if part.strip() and not part.startswith("#")}
 
 
@@ -42,12 +47,32 @@ def test_every_locked_package_has_one_version_and_hashes() -> None:
         assert re.search(r"--hash=sha256:[0-9a-f]{64}", entry), head
 
 
-def test_the_lock_names_no_place_to_fetch_from() -> None:
-    assert "://" not in LOCK
+@pytest.mark.parametrize("lock", [LOCK, *IMAGE_LOCKS.values()], ids=["requirements.lock", *IMAGE_LOCKS])
+def test_the_lock_names_no_place_to_fetch_from(lock: str) -> None:
+    assert "://" not in lock
     assert not re.search(
-        r"^\s*(-e|-i|-f|--index-url|--extra-index-url|--find-links|--trusted-host)\b", LOCK, re.MULTILINE
+        r"^\s*(-e|-i|-f|--index-url|--extra-index-url|--find-links|--trusted-host)\b", lock, re.MULTILINE
     )
-    assert " @ " not in LOCK
+    assert " @ " not in lock
+
+
+@pytest.mark.parametrize("name", IMAGE_LOCKS)
+def test_the_images_lock_says_what_the_projects_lock_says(name: str) -> None:
+    everything = entries()
+    for head, entry in entries(IMAGE_LOCKS[name]).items():
+        assert head in everything, f"{head} is not in requirements.lock: make lock renews all of them"
+        assert hashes(entry) == hashes(everything[head]), head
+
+
+def test_the_image_holds_what_the_pilot_runs_with_and_nothing_else() -> None:
+    plain, logging = (set(entries(lock)) for lock in IMAGE_LOCKS.values())
+    assert plain == {f"{name}=={version}" for name, version, _licence in licence_rows()}
+    assert logging > plain
+    assert any(head.startswith("google-cloud-logging==") for head in logging - plain)
+
+
+def hashes(entry: str) -> set[str]:
+    return set(re.findall(r"--hash=sha256:[0-9a-f]{64}", entry))
 
 
 def test_every_requirement_of_the_project_is_locked() -> None:
