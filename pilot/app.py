@@ -23,9 +23,9 @@ from pilot.logs.upload import PublicLogs
 from pilot.panda.auth import Credentials, TokenCredentials, X509Credentials
 from pilot.panda.client import PandaClient
 from pilot.payload.apptainer import Bind
-from pilot.payload.process import reap_strangers
 from pilot.payload.rungs import hide_memory, level_named
 from pilot.payload.runtime import PayloadConfig, PayloadRunner
+from pilot.payload.strangers import reap_strangers, strangers_collected
 from pilot.ports import Acquired, ServerUnreachable
 from pilot.runtime.clock import utc_now
 from pilot.runtime.events import redactor, start_logging
@@ -64,6 +64,7 @@ def run(settings: Settings) -> int:
     try:
         with ExitStack() as closing:
             closing.enter_context(stop_on_signals(stop))
+            closing.enter_context(strangers_collected(stop))
             logger.info("pilot %s on %s for queue %s", __version__, settings.node, settings.queue)
             credentials = _credentials(settings)
             closing.enter_context(volume.held())

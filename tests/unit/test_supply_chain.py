@@ -18,9 +18,7 @@ LOCK = (ROOT / "requirements.lock").read_text()
 PERMITTED = {"Apache-2.0", "MIT", "MIT-0", "BSD-2-Clause", "BSD-3-Clause", "ISC", "PSF-2.0", "MPL-2.0"}
 
 
-IMAGE_LOCKS = {
-    name: (ROOT / f"container/{name}.lock").read_text() for name in ("requirements", "requirements-gcp-logging")
-}
+IMAGE_LOCK = (ROOT / "container/requirements.lock").read_text()
 
 
 def entries(lock: str = LOCK) -> dict[str, str]:
@@ -47,7 +45,7 @@ def test_every_locked_package_has_one_version_and_hashes() -> None:
         assert re.search(r"--hash=sha256:[0-9a-f]{64}", entry), head
 
 
-@pytest.mark.parametrize("lock", [LOCK, *IMAGE_LOCKS.values()], ids=["requirements.lock", *IMAGE_LOCKS])
+@pytest.mark.parametrize("lock", [LOCK, IMAGE_LOCK], ids=["everything", "image"])
 def test_the_lock_names_no_place_to_fetch_from(lock: str) -> None:
     assert "://" not in lock
     assert not re.search(
@@ -56,19 +54,15 @@ def test_the_lock_names_no_place_to_fetch_from(lock: str) -> None:
     assert " @ " not in lock
 
 
-@pytest.mark.parametrize("name", IMAGE_LOCKS)
-def test_the_images_lock_says_what_the_projects_lock_says(name: str) -> None:
+def test_the_images_lock_says_what_the_projects_lock_says() -> None:
     everything = entries()
-    for head, entry in entries(IMAGE_LOCKS[name]).items():
-        assert head in everything, f"{head} is not in requirements.lock: make lock renews all of them"
+    for head, entry in entries(IMAGE_LOCK).items():
+        assert head in everything, f"{head} is not in requirements.lock: make lock renews both"
         assert hashes(entry) == hashes(everything[head]), head
 
 
 def test_the_image_holds_what_the_pilot_runs_with_and_nothing_else() -> None:
-    plain, logging = (set(entries(lock)) for lock in IMAGE_LOCKS.values())
-    assert plain == {f"{name}=={version}" for name, version, _licence in licence_rows()}
-    assert logging > plain
-    assert any(head.startswith("google-cloud-logging==") for head in logging - plain)
+    assert set(entries(IMAGE_LOCK)) == {f"{name}=={version}" for name, version, _licence in licence_rows()}
 
 
 def hashes(entry: str) -> set[str]:
