@@ -10,7 +10,7 @@ PYTEST := $(BIN)/pytest -q -p no:cacheprovider
 KEEP := $(shell [ -t 0 ] && [ -z "$$CI" ] && echo --keep)
 SOURCES := pilot tests
 
-.PHONY: fuzz soak help setup demo demo-quick test test-unit test-integration test-e2e escape lint type fmt bench bench-redaction sbom faults long lock clean
+.PHONY: fuzz soak image payload-image help setup demo demo-quick test test-unit test-integration test-e2e escape lint type fmt bench bench-redaction sbom faults long lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
