@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -9,12 +10,14 @@ from pathlib import Path
 import pytest
 import yaml
 
+from pilot.payload.rungs import DEFAULT_UID
 from tests.kube import rules
 from tests.kube.manifests import (
     FORMS,
     KUBE,
     OTHERS,
     OVERLAYS,
+    ROOT,
     SINCE,
     WORKERS,
     Builder,
@@ -157,6 +160,17 @@ def test_the_usual_worker_is_root_with_three_capabilities_and_fits_the_baseline(
 def test_the_non_root_worker_fits_the_restricted_level(builder: Builder) -> None:
     assert against_restricted(worker(builder, "non-root", "worker")) == []
     assert "runAsNonRoot" in against_restricted(worker(builder, "moderatemem", "worker"))
+
+
+def test_the_ordinary_user_of_a_pod_is_the_images_pilot_user_and_not_the_payloads(builder: Builder) -> None:
+    """Apptainer needs a name for its user, and the image has it."""
+    (pilot, payload) = re.findall(r"uids=(\d+):(\d+)", (ROOT / "scripts/build-image").read_text())[0]
+    assert int(payload) == DEFAULT_UID
+    for overlay in ("non-root", "unprivileged-apptainer"):
+        document = worker(builder, overlay, "worker")
+        for context in (pod_of(document)["securityContext"], container_of(document)["securityContext"]):
+            assert (context["runAsUser"], context["runAsGroup"]) == (int(pilot), int(pilot))
+        assert pod_of(document)["securityContext"]["fsGroup"] == int(pilot)
 
 
 def test_the_unprivileged_apptainer_worker_lacks_nothing_but_the_profiles(builder: Builder) -> None:
