@@ -10,7 +10,7 @@ PYTEST := $(BIN)/pytest -q -p no:cacheprovider
 KEEP := $(shell [ -t 0 ] && [ -z "$$CI" ] && echo --keep)
 SOURCES := pilot tests
 
-.PHONY: fuzz soak image payload-image help setup demo demo-quick test test-unit test-integration test-kube test-e2e escape lint type fmt bench bench-redaction sbom faults long lock clean
+.PHONY: fuzz soak image payload-image help setup demo demo-quick test test-unit test-integration test-kube test-containers test-e2e escape lint type fmt bench bench-redaction sbom faults long lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -34,10 +34,11 @@ demo-quick: setup ## the same with two jobs
 	@image=$$(scripts/build-payload-image) && $(BIN)/pilot-sandbox demo --image "$$image" --quick $(KEEP)
 
 test: setup lint type ## everything: lint, types, unit, contract, integration and end-to-end tests
-	@scripts/prepare-machine postgresql faults kube
+	@scripts/prepare-machine postgresql faults kube containers
 	$(PYTEST) -n 2 --dist loadfile tests/unit tests/contract tests/kube tests/integration
 	$(PYTEST) tests/faults
 	$(PYTEST) tests/escape
+	$(PYTEST) tests/containers
 	image=$$(scripts/build-payload-image) && PAYLOAD_IMAGE=$$image $(PYTEST) tests/e2e
 
 test-unit: $(STAMP) ## unit and contract tests only
@@ -50,6 +51,10 @@ test-integration: setup ## tests on real servers, processes and containers
 test-kube: $(STAMP) ## the Kubernetes objects and the Terraform example
 	@scripts/prepare-machine kube
 	$(PYTEST) tests/kube
+
+test-containers: setup ## workers in pods under podman, with the pilot's image, as Harvester would submit them
+	@scripts/prepare-machine containers kube
+	$(PYTEST) tests/containers
 
 test-e2e: setup ## real pipetask jobs from the queue to their log URLs
 	@scripts/prepare-machine postgresql
