@@ -167,7 +167,7 @@ def test_payloads_run_in_containers_where_the_pod_permits_them(
 def test_the_debugging_pod_waits_and_a_pilot_can_be_run_in_it(world: World, workers: Workers) -> None:
     panda_id = submit(world, "echo by hand")
     pod = workers.without_harvester("debug")
-    assert "pilot" in pod.execute("pilot-start", "--version").stdout
+    assert "pilot" in pod.execute("bash", "-c", "pilot-start --version").stdout
     assert pod.state["Status"] == "running"
     done = pod.execute("pilot-start", "--x509-proxy", f"/proxy/{PROXY}", "--max-jobs", "1", "--log-level", "DEBUG")
     assert done.returncode == 0, done.stderr
