@@ -9,8 +9,8 @@ output "transform_base" {
 }
 
 output "image" {
-  description = "The pilot's image without its digest: newName in the overlays"
-  value       = "${google_artifact_registry_repository.pilot.location}-docker.pkg.dev/${var.project}/${google_artifact_registry_repository.pilot.repository_id}/pilot"
+  description = "The pilot's image without its digest: for REGISTRY/pilot in the overlays"
+  value       = "${google_artifact_registry_repository.pilot.registry_uri}/pilot"
 }
 
 output "gcs_access" {

@@ -3,7 +3,7 @@ terraform {
   required_providers {
     google = {
       source  = "hashicorp/google"
-      version = ">= 5.22, < 8.0" # soft_delete_policy
+      version = ">= 7.0, < 8.0"
     }
   }
 }

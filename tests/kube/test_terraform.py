@@ -165,11 +165,11 @@ def test_harvesters_account_is_the_user_of_its_role(builder: Builder) -> None:
 
 
 def test_the_images_come_from_the_repository_that_is_made_here(builder: Builder) -> None:
-    repository = RESOURCES["google_artifact_registry_repository.pilot"]
-    place = f"{value(repository['location'])}-docker.pkg.dev/{PROJECT}/{repository['repository_id']}/pilot@sha256:"
+    """An overlay names the repository by a placeholder for the output ``image``."""
+    assert blocks("output")["image"]["value"] == "${google_artifact_registry_repository.pilot.registry_uri}/pilot"
     for overlay in ("developmentcluster", "moderatemem", "highmem", "non-root"):
         (job,) = documents(builder.worker(overlay, "worker"))
-        assert container_of(job)["image"].startswith(place)
+        assert container_of(job)["image"].startswith("REGISTRY/pilot@sha256:")
 
 
 def test_the_guide_names_what_is_made_here() -> None:
