@@ -17,8 +17,8 @@ BUILD_TIMEOUT_S = 600.0
 
 
 @pytest.fixture(scope="session")
-def podman() -> Podman:
-    return Podman()
+def podman(tmp_path_factory: pytest.TempPathFactory) -> Podman:
+    return Podman(tmp_path_factory.mktemp("podman"))
 
 
 @pytest.fixture(scope="session")

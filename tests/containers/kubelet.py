@@ -17,13 +17,20 @@ START_TIMEOUT_S = 60.0
 
 
 class Podman:
-    """The project's podman, with storage and settings of its own. Raises AssertionError with podman's words."""
+    """The project's podman, with storage and settings of its own. Raises AssertionError with podman's words.
+
+    ``folder`` is where it runs: what watches over a container leaves a file ``oom`` there when the kernel has killed in it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
 
     def run(
         self, *arguments: str, timeout_s: float = START_TIMEOUT_S, check: bool = True
     ) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
             [CONTAINERS, "podman", *arguments],
+            cwd=self._folder,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
