@@ -15,7 +15,7 @@ from pilot.payload.process import adopted, collect
 from pilot.runtime.loops import Helpers
 from pilot.runtime.stop import Stop
 
-PAUSE_S = 5.0  # a dead stranger is gone after one to two of these; a look at a hundred processes costs 2 ms
+PAUSE_S = 2.0  # a dead stranger is gone after one to two of these; a look at a hundred processes costs 2 ms
 
 
 @contextmanager

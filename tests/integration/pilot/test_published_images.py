@@ -1,4 +1,4 @@
-"""From a Docker archive to a job in it: converted, signed, published as operators do, fetched by a pilot that asks for signatures."""
+"""From a Docker archive to a job in it: made and published as operators do, fetched by a pilot that asks for signatures."""
 
 from __future__ import annotations
 
