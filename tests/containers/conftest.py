@@ -1,70 +1,34 @@
-"""The pilot's image, podman with storage of its own, and a sandbox for the pods of a module."""
+"""The standalone image of this checkout, one for all tests with containers."""
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from pilot.sandbox.world import World
-from tests.containers.kubelet import Podman
-from tests.containers.workers import Workers
-from tests.kube.manifests import ROOT, Builder
+from tests.containers.image.podman import ROOT, podman
 
 BUILD_TIMEOUT_S = 600.0
 
 
-@pytest.fixture(scope="session")
-def podman(tmp_path_factory: pytest.TempPathFactory) -> Podman:
-    return Podman(tmp_path_factory.mktemp("podman"))
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whichever test is first waits for the image."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.timeout(BUILD_TIMEOUT_S))
 
 
 @pytest.fixture(scope="session")
-def pilot_image() -> str:
-    """The standalone image of this checkout, built unless it is there."""
-    done = subprocess.run([ROOT / "scripts/build-image"], capture_output=True, text=True, timeout=BUILD_TIMEOUT_S)
+def image() -> Iterator[str]:
+    """The name of the standalone image; gone afterwards, while what it was made of is kept for the next time."""
+    name = f"localhost/pilot-tests:{os.getpid()}"
+    done = subprocess.run(
+        [ROOT / "scripts/build-image", "--name", name], capture_output=True, text=True, timeout=BUILD_TIMEOUT_S
+    )
     assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    with World(tmp_path_factory.mktemp("world"), adder_delay_s=0.0) as world:
-        yield world
-
-
-@pytest.fixture(autouse=True)
-def _clean(request: pytest.FixtureRequest) -> Iterator[None]:
-    """No test leaves jobs or faults to the next one."""
-    yield
-    if "world" not in request.fixturenames:
-        return
-    world: World = request.getfixturevalue("world")
-    world.sandbox.clear_faults()
-    for job in world.db.jobs("archived = 0"):
-        world.db.set_job(job["panda_id"], status="closed", archived=1)
-
-
-@pytest.fixture(scope="session")
-def builder(tmp_path_factory: pytest.TempPathFactory) -> Builder:
-    return Builder(tmp_path_factory.mktemp("kube") / "forms")
-
-
-@pytest.fixture
-def workers(world: World, builder: Builder, podman: Podman, pilot_image: str, tmp_path: Path) -> Iterator[Workers]:
-    """Submits workers; their pods are removed when the test is over."""
-    workers = Workers(world, builder, podman, pilot_image, tmp_path)
-    try:
-        yield workers
-    finally:
-        workers.down()
-
-
-@pytest.fixture(scope="session")
-def busybox_sif(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny payload image."""
-    sif = tmp_path_factory.mktemp("images") / "busybox.sif"
-    subprocess.run([ROOT / "scripts/make-test-image", sif], check=True, capture_output=True)
-    return sif
+    assert done.stdout.strip() == name
+    yield name
+    podman("untag", name, name)

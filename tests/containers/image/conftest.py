@@ -1,9 +1,7 @@
-"""The standalone image of this checkout, a sandbox, and containers against it. What was measured is printed at the end."""
+"""A sandbox, and containers of the standalone image against it. What was measured is printed at the end."""
 
 from __future__ import annotations
 
-import os
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,10 +10,9 @@ import pytest
 import yaml
 
 from pilot.sandbox.world import World
-from tests.containers.image.podman import ROOT, Container, Rights, give_to, podman
+from tests.containers.image.podman import Container, Rights, give_to
 from tests.integration.pilot.pilotrun import QUEUE
 
-BUILD_TIMEOUT_S = 600.0
 SECRETS = {
     "cert": "client.crt",
     "key": "client.key",
@@ -23,13 +20,6 @@ SECRETS = {
     "s3_key_file": "s3-key",
 }
 _figures: list[str] = []
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Whichever test is first waits for the image."""
-    for item in items:
-        if Path(__file__).parent in item.path.parents:
-            item.add_marker(pytest.mark.timeout(BUILD_TIMEOUT_S))
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
@@ -41,19 +31,6 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
 def figure() -> Callable[[str], None]:
     """``figure("what was measured")``: a line at the end of the run."""
     return _figures.append
-
-
-@pytest.fixture(scope="session")
-def image() -> Iterator[str]:
-    """The name of the standalone image; gone afterwards, while what it was made of is kept for the next time."""
-    name = f"localhost/pilot-tests:{os.getpid()}"
-    done = subprocess.run(
-        [ROOT / "scripts/build-image", "--name", name], capture_output=True, text=True, timeout=BUILD_TIMEOUT_S
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == name
-    yield name
-    podman("untag", name, name)
 
 
 @pytest.fixture(scope="module")

@@ -22,11 +22,14 @@ AS_IN_A_POD = ("--read-only", "--read-only-tmpfs=false", "--network", "host", "-
 
 
 def podman(
-    *arguments: str | Path, check: bool = True, timeout_s: float = TIMEOUT_S
+    *arguments: str | Path, check: bool = True, timeout_s: float = TIMEOUT_S, folder: Path | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Run podman with storage of the project's own. AssertionError with its words when it fails and ``check`` is on."""
+    """Run podman with storage of the project's own. AssertionError with its words when it fails and ``check`` is on.
+
+    ``folder``: where it runs. What watches over a container leaves a file ``oom`` there when the kernel has killed in it.
+    """
     argv = [str(ROOT / "scripts/containers"), "podman", *map(str, arguments)]
-    done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout_s)
+    done = subprocess.run(argv, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout_s)
     assert done.returncode == 0 or not check, f"podman {' '.join(map(str, arguments))}: {done.stderr}"
     return done
 

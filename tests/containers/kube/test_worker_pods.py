@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pilot.sandbox.world import World
-from tests.containers.workers import PROXY, Workers, publish_image, pushed_job
+from tests.containers.kube.workers import PROXY, Workers, publish_image, pushed_job
 from tests.integration.pilot.pilotrun import acquires, last_seq, log_url, public, submit, updates
 from tests.kube.harvester import GENERATIONS, Generation, Submission
 

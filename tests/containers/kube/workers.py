@@ -11,8 +11,8 @@ import yaml
 
 from pilot.sandbox.cric_server import TRANSFORM_BUCKET
 from pilot.sandbox.world import World
-from tests.containers.kubelet import Podman, RunningPod
-from tests.containers.pod import Node, pod_for_podman
+from tests.containers.kube.kubelet import RunningPod
+from tests.containers.kube.pod import Node, pod_for_podman
 from tests.integration.pilot.pilotrun import QUEUE, wait_until
 from tests.kube.harvester import Generation, Harvester, Submission, Worker, submit
 from tests.kube.manifests import KUBE, Builder, documents, queue
@@ -26,10 +26,9 @@ NOT_IN_PODS = ("cert", "key", "google_application_credentials", "s3_key_file")
 class Workers:
     """Submits workers of DOMA_LSST_DEV; ``down`` removes their pods."""
 
-    def __init__(self, world: World, builder: Builder, podman: Podman, image: str, folder: Path) -> None:
+    def __init__(self, world: World, builder: Builder, image: str, folder: Path) -> None:
         self.world = world
         self._builder = builder
-        self._podman = podman
         self._image = image
         self._folder = folder
         self._pods: list[RunningPod] = []
@@ -58,7 +57,7 @@ class Workers:
         """Start the pod of a submission on a node of its own."""
         folder = self._folder / f"node{len(self._pods)}"
         document = pod_for_podman(submission, self._image, self._node(folder, settings or {}))
-        pod = RunningPod(self._podman, document, folder, submission.container)
+        pod = RunningPod(document, folder, submission.container)
         self._pods.append(pod)
         return pod
 
