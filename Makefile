@@ -52,7 +52,7 @@ test-kube: $(STAMP) ## the Kubernetes objects and the Terraform example
 	@scripts/prepare-machine kube
 	$(PYTEST) tests/kube
 
-test-containers: setup ## workers in pods under podman, with the pilot's image, as Harvester would submit them
+test-containers: setup ## the pilot's image, and workers as Harvester submits them, under podman
 	@scripts/prepare-machine containers kube
 	$(PYTEST) tests/containers
 
