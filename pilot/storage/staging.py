@@ -20,6 +20,7 @@ from pilot.job.queue import Queue, Transfer, storages_for
 from pilot.job.report import FileReport
 from pilot.runtime.retry import TRANSFER, RetryPolicy
 from pilot.runtime.stop import Stop
+from pilot.storage.download import fetch
 from pilot.storage.local import LocalStore
 from pilot.storage.names import NameTooLong, require_plain_lfn, require_plain_scope
 from pilot.storage.parallel import in_parallel
@@ -37,10 +38,12 @@ from pilot.storage.store import (
     Stores,
     TimedOut,
     TooLarge,
+    TooSlow,
     Truncated,
     Unavailable,
 )
-from pilot.storage.transfer import fetch, open_regular, require_free_disk, send
+from pilot.storage.transfer import open_regular, require_free_disk
+from pilot.storage.upload import send
 from pilot.storage.urls import door_url, local_path, shown
 
 logger = logging.getLogger("pilot.storage")
@@ -239,6 +242,7 @@ IN_CODES: dict[type[StoreError], PilotError] = {
     NoSpace: PilotError.NO_LOCAL_SPACE,
     TooLarge: PilotError.SIZE_TOO_LARGE,
     TimedOut: PilotError.STAGE_IN_TIMEOUT,
+    TooSlow: PilotError.STAGE_IN_TIMEOUT,
     Truncated: PilotError.STAGE_IN_FAILED,
     Unavailable: PilotError.UNREACHABLE_NETWORK,
 }
@@ -248,6 +252,7 @@ OUT_CODES: dict[type[StoreError], PilotError] = {
     AccessRefused: PilotError.STAGE_OUT_AUTHENTICATION,
     StoreFull: PilotError.NO_REMOTE_SPACE,
     TimedOut: PilotError.STAGE_OUT_TIMEOUT,
+    TooSlow: PilotError.STAGE_OUT_TIMEOUT,
 }
 IN_CHECKSUM_CODES = {"adler32": PilotError.GET_AD_MISMATCH, "md5": PilotError.GET_MD5_MISMATCH}
 OUT_CHECKSUM_CODES = {"adler32": PilotError.PUT_AD_MISMATCH, "md5": PilotError.PUT_MD5_MISMATCH}
