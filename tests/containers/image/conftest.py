@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,10 +10,9 @@ import pytest
 import yaml
 
 from pilot.sandbox.world import World
-from tests.containers.image.podman import ROOT, Container, Rights, give_to, podman
+from tests.containers.image.podman import BUILD_TIMEOUT_S, Container, Rights, build, give_to
 from tests.integration.pilot.pilotrun import QUEUE
 
-BUILD_TIMEOUT_S = 600.0
 SECRETS = {
     "cert": "client.crt",
     "key": "client.key",
@@ -44,16 +41,9 @@ def figure() -> Callable[[str], None]:
 
 
 @pytest.fixture(scope="session")
-def image() -> Iterator[str]:
-    """The name of the standalone image; gone afterwards, while what it was made of is kept for the next time."""
-    name = f"localhost/pilot-tests:{os.getpid()}"
-    done = subprocess.run(
-        [ROOT / "scripts/build-image", "--name", name], capture_output=True, text=True, timeout=BUILD_TIMEOUT_S
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == name
-    yield name
-    podman("untag", name, name)
+def image() -> str:
+    """The standalone image of this checkout."""
+    return build("--name", "localhost/pilot-tests:standalone")
 
 
 @pytest.fixture(scope="module")
