@@ -33,7 +33,7 @@ demo: setup ## a PanDA world on this machine: 18 real pipetask jobs, run in Appt
 demo-quick: setup ## the same with two jobs
 	@image=$$(scripts/build-payload-image) && $(BIN)/pilot-sandbox demo --image "$$image" --quick $(KEEP)
 
-test: setup lint type ## everything: lint, types, unit, contract, integration and end-to-end tests
+test: setup lint type ## everything: lint, types, unit, contract, integration, container and end-to-end tests
 	@scripts/prepare-machine postgresql faults kube containers
 	$(PYTEST) -n 2 --dist loadfile tests/unit tests/contract tests/kube tests/integration
 	$(PYTEST) tests/faults
@@ -57,7 +57,7 @@ test-containers: setup ## the pilot's image, and workers as Harvester submits th
 	$(PYTEST) tests/containers
 
 test-e2e: setup ## real pipetask jobs from the queue to their log URLs
-	@scripts/prepare-machine postgresql
+	@scripts/prepare-machine postgresql containers
 	image=$$(scripts/build-payload-image) && PAYLOAD_IMAGE=$$image $(PYTEST) tests/e2e
 
 # SEED decides every plan; SAMPLE=k takes k of the 336 single faults; PAIRS=m adds m pairs; DISK=w adds at most w failing writes, of

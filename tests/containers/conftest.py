@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.containers.image.podman import ROOT, podman
-
-BUILD_TIMEOUT_S = 600.0
+from tests.containers.image.podman import BUILD_TIMEOUT_S, build
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -22,13 +17,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def image() -> Iterator[str]:
-    """The name of the standalone image; gone afterwards, while what it was made of is kept for the next time."""
-    name = f"localhost/pilot-tests:{os.getpid()}"
-    done = subprocess.run(
-        [ROOT / "scripts/build-image", "--name", name], capture_output=True, text=True, timeout=BUILD_TIMEOUT_S
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == name
-    yield name
-    podman("untag", name, name)
+def image() -> str:
+    """The standalone image of this checkout."""
+    return build("--name", "localhost/pilot-tests:standalone")

@@ -16,6 +16,7 @@ from pilot.payload.procfs import Process
 
 ROOT = Path(__file__).parents[3]
 TIMEOUT_S = 60.0
+BUILD_TIMEOUT_S = 600.0
 PILOT_UID, PAYLOAD_UID = 10001, 65532
 # Like a pod's readOnlyRootFilesystem: not even /tmp can be written. The sandbox listens on the node's loopback.
 AS_IN_A_POD = ("--read-only", "--read-only-tmpfs=false", "--network", "host", "--security-opt", "no-new-privileges")
@@ -32,6 +33,15 @@ def podman(
     done = subprocess.run(argv, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout_s)
     assert done.returncode == 0 or not check, f"podman {' '.join(map(str, arguments))}: {done.stderr}"
     return done
+
+
+def build(*options: str) -> str:
+    """Build an image unless it is there; its id. Under its name it is kept for the next time, or replaced by another checkout."""
+    done = subprocess.run(
+        [ROOT / "scripts/build-image", *options], capture_output=True, text=True, timeout=BUILD_TIMEOUT_S
+    )
+    assert done.returncode == 0, done.stderr
+    return str(inspected(done.stdout.strip())["Id"])
 
 
 def inspected(image: str) -> dict[str, Any]:

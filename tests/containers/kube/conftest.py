@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from pilot.sandbox.world import World
+from tests.containers.image.podman import podman
 from tests.containers.kube.workers import Workers
 from tests.kube.manifests import ROOT, Builder
 
@@ -36,10 +38,19 @@ def builder(tmp_path_factory: pytest.TempPathFactory) -> Builder:
     return Builder(tmp_path_factory.mktemp("kube") / "forms")
 
 
+@pytest.fixture(scope="session")
+def named_image(image: str) -> Iterator[str]:
+    """A name of this run alone for the image: ``podman kube play`` takes no id."""
+    name = f"localhost/pilot-workers:{os.getpid()}"
+    podman("tag", image, name)
+    yield name
+    podman("untag", name, name)
+
+
 @pytest.fixture
-def workers(world: World, builder: Builder, image: str, tmp_path: Path) -> Iterator[Workers]:
+def workers(world: World, builder: Builder, named_image: str, tmp_path: Path) -> Iterator[Workers]:
     """Submits workers; their pods are removed when the test is over."""
-    workers = Workers(world, builder, image, tmp_path)
+    workers = Workers(world, builder, named_image, tmp_path)
     try:
         yield workers
     finally:
