@@ -23,7 +23,8 @@ from pilot.settings import close_back_doors, read_options
 from pilot.storage.checksum import Checksums
 from pilot.storage.opening import StorageOptions, open_stores
 from pilot.storage.store import AccessRefused, BadUrl, NotFound, ObjectHeaders, StoredObject, StoreError, Stores
-from pilot.storage.transfer import open_regular, send
+from pilot.storage.transfer import open_regular
+from pilot.storage.upload import send
 from pilot.storage.urls import shown
 
 STORAGE = ("gcs_endpoint", "google_application_credentials", "s3_endpoint", "s3_key_file", "storage_ca", "metadata_url")
@@ -103,7 +104,7 @@ def publish(stores: Stores, image: Path, url: str, stop: Stop, *, replace: bool 
     require_sif(image)
     content = _checksums(image, stop)
     digest = str(content.get("sha256")).partition(":")[2]
-    there = _stored(stores, url)
+    there = _stored(stores, url, stop)
     same = there is not None and _is(there, content, image.stat().st_size)
     if there is not None and not same and not replace:
         raise PilotCannotWork(
@@ -128,9 +129,9 @@ def _checksums(path: Path, stop: Stop) -> Checksums:
     return content
 
 
-def _stored(stores: Stores, url: str) -> StoredObject | None:
+def _stored(stores: Stores, url: str, stop: Stop) -> StoredObject | None:
     try:
-        return stores.for_url(url).stat(url)
+        return stores.for_url(url).stat(url, stop)
     except NotFound:
         return None
 
