@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import logging
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, cast
-from urllib.parse import parse_qsl
+from typing import Literal, cast
 
 from pilot import __version__
 from pilot.cric.client import CricClient
@@ -20,32 +19,37 @@ from pilot.job.queue import Queue, Transfer, require_usable, storages_for
 from pilot.job.report import Identity
 from pilot.jobrun import JobParts
 from pilot.logs.upload import PublicLogs
+from pilot.logs.worker_log import WorkerLog
+from pilot.own_logs import hand_in_worker_log, own_worker_log, realtime_logs, worker_log_url
 from pilot.panda.auth import Credentials, TokenCredentials, X509Credentials
 from pilot.panda.client import PandaClient
+from pilot.panda.renewal import renewed_by_server
 from pilot.payload.apptainer import Bind
 from pilot.payload.rungs import hide_memory, level_named
 from pilot.payload.runtime import PayloadConfig, PayloadRunner
 from pilot.payload.strangers import reap_strangers, strangers_collected
-from pilot.ports import Acquired, ServerUnreachable
+from pilot.ports import Acquired, Follower, ServerUnreachable
+from pilot.push import read_given_job
 from pilot.runtime.clock import utc_now
 from pilot.runtime.events import redactor, start_logging
-from pilot.runtime.http import OversizedAnswer, Timeouts, TlsError, call, new_session
-from pilot.runtime.loops import run_within
-from pilot.runtime.retry import RetryableError
-from pilot.runtime.secret import Secret, SecretFile, tell_of_secrets
+from pilot.runtime.health import Signature
+from pilot.runtime.loops import run_stage
+from pilot.runtime.preemption import node_is_preempted
+from pilot.runtime.pulse import pulse_of_this_thread
+from pilot.runtime.secret import SecretFile, tell_of_secrets
 from pilot.runtime.signals import stop_on_signals
 from pilot.runtime.stop import Stop, StopKind, Stopped
 from pilot.runtime.summary import write_summary
-from pilot.runtime.workdir import WorkVolume
+from pilot.runtime.workdir import VolumeInUse, WorkVolume
 from pilot.settings import Settings
 from pilot.storage.opening import StorageOptions, open_stores
 from pilot.storage.staging import JobStager
 from pilot.storage.store import Stores
 from pilot.worker import Worker, WorkerEnd, WorkerPlan
+from pilot.worker_status import worker_told
 
 logger = logging.getLogger("pilot")
 
-PUSH_FILE_MAX_BYTES = 16 << 20
 SHORTEST_CERTIFICATE_S = 60.0  # one that ends sooner does not outlive even a short job's final report
 # Payload variables that are no secrets: blacked out in every log they would only hide where data are.
 OPEN_VARIABLES = frozenset(
@@ -59,16 +63,48 @@ def run(settings: Settings) -> int:
     hide_memory()
     start_logging(settings.log_level)
     _hide_secrets(settings)
-    volume = WorkVolume(settings.workdir)
-    stop = Stop()
-    try:
-        with ExitStack() as closing:
-            closing.enter_context(stop_on_signals(stop))
-            closing.enter_context(strangers_collected(stop))
-            logger.info("pilot %s on %s for queue %s", __version__, settings.node, settings.queue)
+    stop, credentials = Stop(), None
+    with ExitStack() as closing:
+        closing.enter_context(stop_on_signals(stop))
+        closing.enter_context(strangers_collected(stop))
+        followers = closing.enter_context(realtime_logs(settings, stop))
+        log = closing.enter_context(own_worker_log(settings))
+        try:
+            _announce(settings)
             credentials = _credentials(settings)
-            closing.enter_context(volume.held())
-            worker = _worker(settings, credentials, volume, stop, closing)
+            return _serve(settings, credentials, log, followers, stop, closing)
+        except PilotCannotWork as trouble:
+            logger.error("leaving with exit code %d: %s", trouble.exit_code, trouble)
+            if isinstance(trouble, VolumeInUse):
+                log = None  # it is the other pilot's, and handed in when that one leaves
+            raise
+        finally:
+            if log is not None:
+                hand_in_worker_log(settings, log, credentials, stop)
+
+
+def _serve(
+    settings: Settings,
+    credentials: Credentials,
+    log: WorkerLog | None,
+    followers: tuple[Follower, ...],
+    stop: Stop,
+    closing: ExitStack,
+) -> int:
+    """The pilot's duty on its volume; what is on ``closing`` lasts until the worker log is handed in."""
+    volume = WorkVolume(settings.workdir)
+    closing.enter_context(volume.held())
+    closing.enter_context(_beating(volume, log))
+    try:
+        with ExitStack() as parts:
+            server = _server(settings, credentials)
+            parts.callback(server.close)
+            key = SecretFile(settings.token_key_file) if settings.token_key_file else None
+            parts.enter_context(renewed_by_server(server, credentials.token, key))
+            if not settings.recover_only:
+                ids, site = (settings.harvester_id, settings.worker_id), settings.site or settings.queue
+                parts.enter_context(worker_told(server, *ids, site, settings.node, stop))
+            worker = _worker(settings, server, volume, followers, stop, parts)
             end = worker.live()
             logger.info("leaving: %s", end.reason)
             _summarize(settings, worker, end)
@@ -80,15 +116,58 @@ def run(settings: Settings) -> int:
     return int(end.exit_code)
 
 
-def _worker(settings: Settings, credentials: Credentials, volume: WorkVolume, stop: Stop, closing: ExitStack) -> Worker:
+def _announce(settings: Settings) -> None:
+    logger.info("pilot %s on %s for queue %s", __version__, settings.node, settings.queue)
+    if settings.ignored:
+        logger.info("%s: options of the wrapper this pilot replaces; they are not used", ", ".join(settings.ignored))
+    if url := worker_log_url(settings):
+        logger.info("worker log, once the pilot has left: %s", url)
+
+
+@contextmanager
+def _beating(volume: WorkVolume, log: WorkerLog | None) -> Iterator[None]:
+    """While inside, this thread is the conductor, and health checks and probes see it.
+
+    A disk that takes no signature fails them, and keeps nobody from reporting what an earlier pilot left.
+    """
+    touch = (log.touch,) if log else ()
+    try:
+        signature = Signature(str(volume.root))
+    except OSError as error:
+        logger.warning("%s: health checks will fail: %s", volume.root, error.strerror)
+        with pulse_of_this_thread(*touch):
+            yield
+        return
+
+    def sign() -> None:
+        before = signature.trouble
+        signature.sign()
+        if signature.trouble not in ("", before):
+            logger.warning("%s: health checks will fail: %s", volume.root, signature.trouble)
+
+    try:
+        with pulse_of_this_thread(sign, *touch):
+            yield
+    finally:
+        signature.close()
+
+
+def _server(settings: Settings, credentials: Credentials) -> PandaClient:
+    import pilot.runtime.strict_session  # noqa: F401  (requests, before there are threads: two that import it see half of it)
+
+    api = cast(Literal["auto", "v1", "legacy"], settings.api)
+    return PandaClient(settings.server, api, credentials, ca=_text(settings.ca))
+
+
+def _worker(
+    settings: Settings,
+    server: PandaClient,
+    volume: WorkVolume,
+    followers: tuple[Follower, ...],
+    stop: Stop,
+    closing: ExitStack,
+) -> Worker:
     """The worker with all its parts."""
-    server = PandaClient(
-        settings.server,
-        cast(Literal["auto", "v1", "legacy"], settings.api),
-        credentials,
-        ca=_text(settings.ca),
-    )
-    closing.callback(server.close)
     cric = CricClient(
         settings.cric,
         settings.server,
@@ -96,8 +175,10 @@ def _worker(settings: Settings, credentials: Credentials, volume: WorkVolume, st
         ca=_text(settings.ca),
         bucket_url=settings.cric_bucket,
     )
-    queue = cric.queue(settings.queue, stop)
-    refusal = _refusal(queue, volume)
+    queue = run_stage("cric", lambda: cric.queue(settings.queue, stop), stop)
+    if settings.site and not queue.names_resource:
+        queue = replace(queue, resource=settings.site)
+    refusal = _refusal(settings, queue, volume)
     stores = open_stores(_storage_options(settings))
     closing.callback(stores.close)
     payload = _payload(settings, queue, stores)
@@ -115,6 +196,7 @@ def _worker(settings: Settings, credentials: Credentials, volume: WorkVolume, st
         final_retry_s=settings.final_retry_s,
         shutdown_s=settings.shutdown_s,
         preempted=lambda: _preempted(settings),
+        followers=followers,
     )
     return Worker(
         replace(_plan(settings, queue, server, stop), refusal=refusal),
@@ -125,12 +207,12 @@ def _worker(settings: Settings, credentials: Credentials, volume: WorkVolume, st
     )
 
 
-def _refusal(queue: Queue, volume: WorkVolume) -> PilotCannotWork | None:
-    """Why the queue gives no work. With jobs of an earlier pilot on the volume it waits until they are brought to their end."""
+def _refusal(settings: Settings, queue: Queue, volume: WorkVolume) -> PilotCannotWork | None:
+    """Why the queue gives no work. It is put off where jobs wait for a report: an earlier pilot's, or one that was given."""
     try:
         require_usable(queue)
     except PilotCannotWork as refusal:
-        if not volume.known_jobs():
+        if not volume.known_jobs() and settings.job is None:
             raise
         return refusal
     return None
@@ -143,22 +225,8 @@ def _after_job(settings: Settings, worker: Worker) -> None:
 
 
 def _preempted(settings: Settings) -> bool:
-    """Whether a SIGTERM means that the node or pod is taken away: Harvester's Kubernetes sets the job id; else Google's
-    metadata server knows. It is asked only when the pilot is already stopping, and for a second at most.
-    """
-    if settings.batch_id is not None:
-        return True
-    url = f"{settings.metadata_url}/computeMetadata/v1/instance/preempted"
-
-    def ask() -> bool:
-        with new_session() as session:
-            answer = call(session, "GET", url, headers={"Metadata-Flavor": "Google"}, timeouts=Timeouts(0.3, 0.5))
-        return answer.status == 200 and answer.text().strip().upper() == "TRUE"
-
-    try:
-        return run_within("metadata", ask, 1.0) or False
-    except (RetryableError, TlsError, OversizedAnswer):
-        return False
+    """Whether a SIGTERM means that the node or pod is taken away: Harvester's Kubernetes sets the job id; else Google knows."""
+    return settings.batch_id is not None or node_is_preempted(settings.metadata_url)
 
 
 def _credentials(settings: Settings) -> Credentials:
@@ -171,12 +239,6 @@ def _credentials(settings: Settings) -> Credentials:
     token = None
     if settings.token_file is not None and settings.origin is not None:
         token = TokenCredentials(SecretFile(settings.token_file), settings.origin)
-    if x509 is None and token is None:
-        raise PilotCannotWork(
-            ExitCode.CREDENTIALS,
-            "no credentials for the PanDA server: give --x509-proxy FILE, or --cert FILE --key FILE, or --token-file FILE "
-            "--origin VO (or try it all on this machine with --sandbox)",
-        )
     credentials = Credentials(x509, token)
     credentials.check(SHORTEST_CERTIFICATE_S)
     return credentials
@@ -200,7 +262,7 @@ def _logs(settings: Settings, queue: Queue, stores: Stores, cric: CricClient, st
         raise PilotCannotWork(
             ExitCode.BAD_QUEUEDATA, f"queue {queue.name} has no storage for logs: add one to its astorages in CRIC"
         )
-    endpoint = cric.endpoint(names[0], stop)
+    endpoint = run_stage("cric", lambda: cric.endpoint(names[0], stop), stop)
     doors = doors_for(endpoint, WRITE_ACTIVITIES, stores.schemes)
     if not doors:
         raise PilotCannotWork(
@@ -234,6 +296,7 @@ def _payload(settings: Settings, queue: Queue, stores: Stores) -> PayloadRunner:
         looping_s=settings.looping_s,
         max_processes=settings.max_processes,
         max_inodes=settings.max_inodes,
+        max_stdout_bytes=settings.max_stdout_mib * MEGABYTE,
         required=level_named(settings.require_isolation),
         user=settings.payload_user,
         private=_credential_files(settings),
@@ -257,6 +320,7 @@ def _credential_files(settings: Settings) -> tuple[Path, ...]:
         settings.x509_proxy,
         settings.key,
         settings.token_file,
+        settings.token_key_file,
         settings.s3_key_file,
         settings.google_application_credentials,
     )
@@ -297,21 +361,8 @@ def _plan(settings: Settings, queue: Queue, server: PandaClient, stop: Stop) -> 
 
 
 def _push_job(settings: Settings, server: PandaClient, stop: Stop) -> Acquired:
-    """The job definition of PUSH mode, url-encoded or JSON. Raises PilotCannotWork."""
-    path = settings.job or Path()
-    try:
-        with path.open("rb") as file:
-            text = file.read(PUSH_FILE_MAX_BYTES).decode("utf-8", "replace").strip()
-    except OSError as error:
-        raise PilotCannotWork(
-            ExitCode.MISSING_FILE, f"cannot read the job definition {path}: {error.strerror}; check --job"
-        ) from None
-    definition = _job_definition(text)
-    if definition is None:
-        raise PilotCannotWork(
-            ExitCode.MISSING_FILE,
-            f"{path} holds no job definition: expected key=value&... or a JSON object with a PandaID; check --job",
-        )
+    """The job of PUSH mode. Raises PilotCannotWork."""
+    definition = read_given_job(settings.job or Path())
     return Acquired(definition, _generation(settings, server, stop))
 
 
@@ -320,26 +371,10 @@ def _generation(settings: Settings, server: PandaClient, stop: Stop) -> ApiGener
     if settings.api != "auto":
         return ApiGeneration(settings.api)
     try:
-        return server.generation(stop)
+        return run_stage("generation", lambda: server.generation(stop), stop)
     except ServerUnreachable as trouble:
         logger.warning("which API the server speaks is not known yet, v1 is assumed: %s", trouble)
         return ApiGeneration.V1
-
-
-def _job_definition(text: str) -> dict[str, Any] | None:
-    """JSON (an object, or a list or PandaID-keyed object of one) or url-encoded pairs."""
-    if text.startswith(("{", "[")):
-        try:
-            document = json.loads(text)
-        except (ValueError, RecursionError):
-            return None
-        if isinstance(document, list) and len(document) == 1:
-            document = document[0]
-        if isinstance(document, dict) and "PandaID" not in document and len(document) == 1:
-            document = next(iter(document.values()))
-        return document if isinstance(document, dict) and "PandaID" in document else None
-    pairs = dict(parse_qsl(text, keep_blank_values=True))
-    return pairs if "PandaID" in pairs else None
 
 
 def _hide_secrets(settings: Settings) -> None:
@@ -348,13 +383,9 @@ def _hide_secrets(settings: Settings) -> None:
     for name, secret in settings.payload_environment.items():
         if name not in OPEN_VARIABLES:
             redactor.add(secret)
-    files = (settings.token_file, settings.s3_key_file, settings.x509_proxy, settings.key)
-    for path in (*files, settings.google_application_credentials):
-        try:
-            text = SecretFile(path).read() if path else Secret("")
-        except OSError:
-            continue  # whoever needs the file says what is wrong with it
-        redactor.learn(text, for_good=True)
+    for path in _credential_files(settings):
+        with suppress(OSError):  # whoever needs the file says what is wrong with it
+            redactor.learn(SecretFile(path).read(), for_good=True)
 
 
 def _summarize(settings: Settings, worker: Worker, end: WorkerEnd | None) -> None:
@@ -366,6 +397,8 @@ def _summarize(settings: Settings, worker: Worker, end: WorkerEnd | None) -> Non
         "exit_code": int(end.exit_code) if end else None,
         "reason": redactor.clean(end.reason) if end else None,
     }
+    if url := worker_log_url(settings):
+        pilot["worker_log_url"] = url
     summary = {
         "version": __version__,
         "queue": settings.queue,

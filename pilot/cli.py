@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
 import sys
 import threading
 from collections.abc import Sequence
@@ -18,7 +17,7 @@ _EXIT_CODES = (
     (ExitCode.OK, "duty done, whatever became of the jobs, also when there were none"),
     (ExitCode.USAGE, "wrong options or settings"),
     (ExitCode.MKDIR, "work folder cannot be made"),
-    (ExitCode.MISSING_FILE, "a file that was named does not exist"),
+    (ExitCode.MISSING_FILE, "a file that was named does not exist, or holds no job"),
     (ExitCode.CREDENTIALS, "no valid credentials"),
     (ExitCode.NO_LOCAL_SPACE, "no space on the work volume"),
     (ExitCode.NO_QUEUEDATA, "queue unknown, or CRIC silent and nothing cached"),
@@ -50,6 +49,11 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"pilot {__version__}")
     parser.add_argument("--sandbox", action="store_true", help="run against a PanDA world started on this machine")
     parser.add_argument(
+        "--healthcheck",
+        action="store_true",
+        help="look whether the pilot of the work folder is alive: exit code 0, or 1 and why not (liveness and startup probe)",
+    )
+    parser.add_argument(
         "--recover-only",
         action="store_true",
         help="bring what an earlier pilot left in the work folder to its end, and leave",
@@ -77,6 +81,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point of ``pilot-start``; returns the exit code. Every error a person can cause is one sentence."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     flags = vars(build_parser().parse_args(given))
+    if flags.pop("healthcheck"):
+        from pilot.runtime.health import healthcheck
+
+        return healthcheck(given)
     if flags.pop("sandbox"):
         return _become_sandbox([argument for argument in given if argument != "--sandbox"])
     from pilot.settings import close_back_doors, read_settings
@@ -96,9 +104,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def entry() -> None:
     """``pilot-start``: leaves with the exit code of ``main``, without waiting for a thread that a stuck library holds."""
-    # The kernel drops a SIGTERM for process 1 that has no handler. Lost in the first second, a pod that is being removed
-    # would take a job and be killed with it.
-    signal.signal(signal.SIGTERM, lambda _number, _frame: os._exit(ExitCode.SIGTERM))
     code = main()
     sys.stdout.flush()
     sys.stderr.flush()

@@ -14,6 +14,7 @@ import logging
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import TypeVar
 
 from pilot.heartbeat import Heartbeat
@@ -37,6 +38,7 @@ from pilot.job.states import JobState
 from pilot.outbox import Delivery, deliver_final, send_final, told_before
 from pilot.ports import (
     Acquired,
+    Follower,
     JobLogs,
     LogsStored,
     PandaServer,
@@ -85,6 +87,7 @@ class JobParts:
     final_retry_s: float
     shutdown_s: float
     preempted: Callable[[], bool]
+    followers: tuple[Follower, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -126,10 +129,16 @@ class JobRecord:
 
 
 def run_job(
-    acquired: Acquired, parts: JobParts, volume: WorkVolume, worker_stop: Stop, acquire_s: float = 0.0
+    acquired: Acquired,
+    parts: JobParts,
+    volume: WorkVolume,
+    worker_stop: Stop,
+    acquire_s: float = 0.0,
+    refusal: Diagnosis | None = None,
 ) -> JobRecord | None:
     """Run one acquired job to its acknowledged final report; the job folder goes only then.
 
+    ``refusal``: why it is not to be run at all (a job that was given to a pilot that may not work); it is reported failed.
     None when the answer held nothing that could be reported to anybody (no PandaID). When not even the job's folder,
     journal or log can be made, it is reported failed without them.
     """
@@ -159,7 +168,7 @@ def run_job(
         else:
             room = volume.open_reserve_for_logs
             job_run = JobRun(parsed, parsed.attempt, acquired.api, parts, folder, journal, acquire_s, room)
-            record = job_run.live(worker_stop)
+            record = job_run.live(worker_stop, refusal)
     _clear_away(record, folder, volume)
     return record
 
@@ -195,7 +204,7 @@ def _clear_away(record: JobRecord, folder: JobFolder, volume: WorkVolume) -> Non
     if record.delivery.settled:
         probe(Point.CLEANING)
         _keep_unstored_bundle(record, folder, volume)
-        volume.archive(folder)
+        run_stage("clear-away", lambda: volume.archive(folder), Stop())  # a million files take their time
 
 
 class JobRun:
@@ -229,8 +238,10 @@ class JobRun:
             parts.server, api, self._fields, self._obey, parts.heartbeat_s, parts.server_silence_s, self._server_lost
         )
 
-    def live(self, worker_stop: Stop) -> JobRecord:
-        """The job's life, from its parsed definition."""
+    def live(self, worker_stop: Stop, refusal: Diagnosis | None = None) -> JobRecord:
+        """The job's life, from its parsed definition; a short one, when there is a reason to refuse it."""
+        if refusal is not None:
+            return self._to_the_end(worker_stop, lambda _job, _helpers: failed(refusal))
         return self._to_the_end(worker_stop, self._stages)
 
     def resume(self, worker_stop: Stop, left: Unfinished) -> JobRecord:
@@ -261,6 +272,7 @@ class JobRun:
             worker_stop.grace(self._parts.shutdown_s * LOG_SHARE) as self._log_grace,
             worker_stop.grace(self._parts.shutdown_s) as self._grace,
             Helpers(self._stop) as helpers,
+            Helpers(Stop()) as self._onlookers,  # no job ends for one of these
         ):
             outcome = self._outcome(helpers, stages)
             logger.info("job %s: %s%s", self._attempt, outcome.state.value, _words(outcome))
@@ -271,7 +283,7 @@ class JobRun:
             delivery = self._report(outcome, logs)
             if report_first:
                 logs = self._store_logs(helpers)
-        return self._record(outcome, delivery, logs, tuple(helpers.abandoned))
+        return self._record(outcome, delivery, logs, (*helpers.abandoned, *self._onlookers.abandoned))
 
     def _record(
         self, outcome: Outcome, delivery: Delivery, logs: LogsStored, abandoned_helpers: tuple[str, ...]
@@ -313,6 +325,8 @@ class JobRun:
         self._start()
         self._pump = helpers.start("log-pump", self._follow_logs)
         self._beating = helpers.start("heartbeat", self._heartbeat.beat)
+        for follower in self._parts.followers:
+            self._onlookers.start(follower.name, partial(follower.follow, job, self._folder))
         self._timed("stage_in_s", lambda: self._stage_in(job))
         outcome = self._run_payload(job)
         if outcome.state is JobState.FINISHED:

@@ -22,7 +22,11 @@ _QUEUE = re.compile(r"[A-Za-z0-9_.-]{1,100}")
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One option. ``read`` turns a text into the value and raises ValueError with the sentence's last part."""
+    """One option. ``read`` turns a text into the value and raises ValueError with the sentence's last part.
+
+    ``set_for_all``: the variables in ``environment`` hold one value for every queue of a Harvester, so the settings file
+    wins over them (not over ``PILOT_<NAME>``).
+    """
 
     name: str
     group: str
@@ -32,6 +36,7 @@ class Option:
     environment: tuple[str, ...] = ()
     repeatable: bool = False
     metavar: str = "VALUE"
+    set_for_all: bool = False
 
     @property
     def flag(self) -> str:
@@ -85,6 +90,13 @@ def _whole(minimum: int) -> Callable[[str], int]:
     return read
 
 
+def _mebibytes(value: str) -> int:
+    """A whole number, or one with decimals as Harvester writes it (``16336.0``), rounded down."""
+    if not re.fullmatch(r"[0-9]{1,12}(\.[0-9]*)?", value.strip()) or int(float(value)) < 1:
+        raise ValueError("is not a number of MiB of at least 1")
+    return int(float(value))
+
+
 def _seconds(minimum: float) -> Callable[[str], float]:
     def read(value: str) -> float:
         if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]*)?", value.strip()) or float(value) < minimum:
@@ -92,6 +104,14 @@ def _seconds(minimum: float) -> Callable[[str], float]:
         return float(value)
 
     return read
+
+
+def _yes_or_no(value: str) -> bool:
+    """As Rubin's templates and start scripts spell it."""
+    word = value.strip().lower()
+    if word not in ("yes", "y", "true", "1", "no", "n", "false", "0"):
+        raise ValueError("is neither yes nor no")
+    return word in ("yes", "y", "true", "1")
 
 
 def _one_of(*choices: str) -> Callable[[str], str]:
@@ -114,6 +134,7 @@ WHAT, SERVER, STORES, LIMITS, OUTPUT = (
 # fmt: off
 OPTIONS: tuple[Option, ...] = (
     Option("queue", WHAT, "PanDA queue to work for", _queue_name, None, ("pandaQueueName", "computingSite"), metavar="NAME"),
+    Option("site", WHAT, "siteName to ask for and to report, where the queue's description names none", _text, None, ("computingSite",), metavar="NAME"),
     Option("job", WHAT, "run exactly this job (PUSH mode): a url-encoded or JSON job definition", _path, metavar="FILE"),
     Option("label", WHAT, "prodSourceLabel to ask for", _text, "managed", ("prodSourceLabel",), metavar="LABEL"),
     Option("job_type", WHAT, "jobType to ask for", _text, None, ("jobType",), metavar="TYPE"),
@@ -131,7 +152,8 @@ OPTIONS: tuple[Option, ...] = (
     Option("storage_ca", STORES, "CA bundle of the object stores; default: the system's", _path, metavar="PATH"),
     Option("x509_proxy", SERVER, "X.509 proxy file (certificate, key, chain)", _path, None, ("proxySecretPath", "X509_USER_PROXY"), metavar="FILE"),
     Option("token_file", SERVER, "OIDC token file", _path, None, ("OIDC_REFRESHED_AUTH_TOKEN",), metavar="FILE"),
-    Option("origin", SERVER, "Origin sent with the token, e.g. panda_dev.pilot", _text, None, ("OIDC_AUTH_ORIGIN", "PANDA_AUTH_ORIGIN"), metavar="VO"),
+    Option("origin", SERVER, "Origin sent with the token, e.g. panda_dev.pilot", _text, None, ("OIDC_AUTH_ORIGIN", "PANDA_AUTH_ORIGIN"), metavar="VO", set_for_all=True),
+    Option("token_key_file", SERVER, "file with the key for token renewals by the server (PANDA_AUTH_TOKEN_KEY)", _path, metavar="FILE"),
     Option("cric", STORES, "CRIC base URL, or a folder with <queue>.json and <rse>.json", _url_or_folder, DEFAULT_CRIC, metavar="URL|DIR"),
     Option("cric_bucket", STORES, "URL of a folder with copies of CRIC's answers, asked when CRIC is silent", _https_url, metavar="URL"),
     Option("gcs_endpoint", STORES, "Google storage endpoint", _https_url, GOOGLE_STORAGE, metavar="URL"),
@@ -155,6 +177,7 @@ OPTIONS: tuple[Option, ...] = (
     Option("looping_s", LIMITS, "end a payload that writes nothing and uses no CPU for so long (loopingCheck=false exempts a job); 0: never", _seconds(0), 7200.0, metavar="S"),
     Option("max_processes", LIMITS, "processes a payload may have at once; 0: no limit", _whole(0), 4096, metavar="N"),
     Option("max_inodes", LIMITS, "files and folders a payload may have in its work folder; 0: no limit", _whole(0), 1_000_000, metavar="N"),
+    Option("max_stdout_mib", LIMITS, "what a payload may write to stdout, and to stderr; 0: no limit", _whole(0), 2048, metavar="MiB"),
     Option("payload_grace_s", LIMITS, "from SIGTERM to SIGKILL of a payload that is stopped", _seconds(0), 2.0, metavar="S"),
     Option("shutdown_s", LIMITS, "after SIGTERM everything is over within this time", _seconds(1), 10.0, metavar="S"),
     Option("config", OUTPUT, "settings file (YAML); default: ./pilot.yaml, then /etc/pilot/pilot.yaml", _path, metavar="FILE"),
@@ -163,13 +186,22 @@ OPTIONS: tuple[Option, ...] = (
     Option("image_cache_limit_gib", OUTPUT, "images not used for longest are removed above this; 0: never", _whole(0), 100, metavar="GiB"),
     Option("summary", OUTPUT, "write a JSON summary here after each job", _path, metavar="FILE"),
     Option("log_level", OUTPUT, "DEBUG, INFO, WARNING or ERROR", _one_of("DEBUG", "INFO", "WARNING", "ERROR"), "INFO", metavar="LEVEL"),
+    Option("worker_log", OUTPUT, "where the pilot's whole log goes too; default, with Harvester's worker id: $TMPDIR/wrapper-wid.log", _path, metavar="FILE"),
+    Option("worker_log_upload", OUTPUT, "PanDA cache the worker log is uploaded to at the end, e.g. https://host:25443/server/panda", _text, None, ("logs_frontend_w",), metavar="URL"),
+    Option("worker_log_public", OUTPUT, "URL of the folder where uploaded worker logs are read", _text, None, ("logs_frontend_r",), metavar="URL"),
+    Option("worker_log_name", OUTPUT, "name of the uploaded worker log; default: <Harvester's id>_<worker id>_gz.out (or .out)", _text, None, ("stdout_name",), metavar="NAME"),
+    Option("use_realtime_logging", OUTPUT, "yes: send payload and pilot logs to the realtime logging server as they grow", _yes_or_no, False, ("USE_REALTIME_LOGGING",), metavar="yes|no"),
+    Option("realtime_logging_server", OUTPUT, "the kind of server; google-cloud-logging is understood", _text, None, ("REALTIME_LOGGING_SERVER",), metavar="KIND"),
+    Option("realtime_logname", OUTPUT, "log name of the payloads' lines", _text, "Panda-RubinLog", ("REALTIME_LOGNAME",), metavar="NAME"),
+    Option("cloud_logging_endpoint", OUTPUT, "Google Cloud Logging endpoint", _https_url, "https://logging.googleapis.com", metavar="URL"),
+    Option("cloud_logging_project", OUTPUT, "Google project of the logs; default: that of the key file or of the node", _text, metavar="ID"),
     Option("harvester_id", OUTPUT, "Harvester's id", _text, None, ("HARVESTER_ID",), metavar="ID"),
     Option("worker_id", OUTPUT, "Harvester's worker id", _whole(0), None, ("HARVESTER_WORKER_ID", "workerID"), metavar="N"),
     Option("scheduler_id", OUTPUT, "schedulerID in every message", _text, None, ("PANDA_JSID",), metavar="ID"),
     Option("batch_id", OUTPUT, "batchID in every message", _text, None, ("K8S_JOB_ID",), metavar="ID"),
     Option("node", OUTPUT, "this node's name", _text, None, ("PANDA_HOSTNAME",), metavar="NAME"),
     Option("version_tag", OUTPUT, "version tag in pilotID", _text, "PR", ("pilotType",), metavar="TAG"),
-    Option("disk_limit_mib", OUTPUT, "disk ceiling of the pod", _whole(1), None, ("storageLimitMiB",), metavar="MiB"),
+    Option("disk_limit_mib", OUTPUT, "disk ceiling of the pod", _mebibytes, None, ("storageLimitMiB",), metavar="MiB"),
     Option("min_free_mib", OUTPUT, "room the work volume must have before a job is asked for", _whole(0), 512, metavar="MiB"),
     Option("realtime_logfiles", OUTPUT, "payload log files named to the payload", _text, "payload-log.json", ("REALTIME_LOGFILES",), metavar="NAMES"),
     Option("submit_mode", OUTPUT, "PULL or PUSH", _one_of("PULL", "PUSH"), "PULL", ("submit_mode",), metavar="MODE"),

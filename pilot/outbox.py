@@ -12,9 +12,10 @@ from pilot.job.report import FieldValue
 from pilot.job.states import SETTLED_STATUSES
 from pilot.ports import JobStatus, PandaServer, ServerRefused, ServerUnreachable
 from pilot.runtime.journal import Event, Journal
+from pilot.runtime.loops import run_stage
 from pilot.runtime.probe import Point, probe
 from pilot.runtime.retry import RetryableError, RetryPolicy, retry_call
-from pilot.runtime.stop import Stop
+from pilot.runtime.stop import Stop, Stopped
 
 logger = logging.getLogger("pilot.outbox")
 
@@ -41,7 +42,7 @@ def deliver_final(
     stop: Stop,
     total_s: float,
 ) -> Delivery:
-    """Send a final report until it is acknowledged, for ``total_s`` seconds or until ``stop``.
+    """Send a final report until it is acknowledged, for ``total_s`` seconds or until ``stop``; on a thread of its own.
 
     Acknowledged means StatusCode 0 (also with ``tobekilled`` or ``alreadydone``), or a job status that shows that the
     server has it. An answer that never came is settled by asking for the status before sending again.
@@ -63,8 +64,8 @@ def deliver_final(
             raise RetryableError(str(trouble)) from trouble
 
     try:
-        return retry_call(once, replace(RESEND, total_s=total_s), stop)
-    except RetryableError:
+        return run_stage("report", lambda: retry_call(once, replace(RESEND, total_s=total_s), stop), stop)
+    except (RetryableError, Stopped):
         return Delivery.UNDELIVERED
 
 

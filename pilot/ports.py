@@ -141,6 +141,15 @@ class JobLogs(Protocol):
     def store(self, job: Job | MalformedJob, folder: JobFolder, stop: Stop) -> LogsStored: ...
 
 
+class Follower(Protocol):
+    """Looks on while a job runs, on a helper thread of that name, until ``stop``. It raises nothing: no job ends for it."""
+
+    @property
+    def name(self) -> str: ...
+
+    def follow(self, job: Job, folder: JobFolder, stop: Stop) -> None: ...
+
+
 # --- payload ----------------------------------------------------------------------------------------------------------
 
 

@@ -17,13 +17,15 @@ from pilot.job.errors import ExitCode, PayloadError, PilotCannotWork
 from pilot.options import BY_NAME
 from pilot.payload.image import require_sif
 from pilot.runtime.events import start_logging
+from pilot.runtime.retry import TRANSFER, retry_call
 from pilot.runtime.signals import stop_on_signals
 from pilot.runtime.stop import Stop, Stopped
 from pilot.settings import close_back_doors, read_options
 from pilot.storage.checksum import Checksums
 from pilot.storage.opening import StorageOptions, open_stores
 from pilot.storage.store import AccessRefused, BadUrl, NotFound, ObjectHeaders, StoredObject, StoreError, Stores
-from pilot.storage.transfer import open_regular, send
+from pilot.storage.transfer import open_regular
+from pilot.storage.upload import send
 from pilot.storage.urls import shown
 
 STORAGE = ("gcs_endpoint", "google_application_credentials", "s3_endpoint", "s3_key_file", "storage_ca", "metadata_url")
@@ -103,13 +105,16 @@ def publish(stores: Stores, image: Path, url: str, stop: Stop, *, replace: bool 
     require_sif(image)
     content = _checksums(image, stop)
     digest = str(content.get("sha256")).partition(":")[2]
-    there = _stored(stores, url)
+    there = _stored(stores, url, stop)
     same = there is not None and _is(there, content, image.stat().st_size)
     if there is not None and not same and not replace:
+        known = (
+            "is another image already" if there.checksums else "is there already, and its store tells no checksum of it"
+        )
         raise PilotCannotWork(
             ExitCode.GENERAL,
-            f"{shown(url)} is another image already: choose a new name, so that retries of jobs find the image of their first "
-            "attempt, or say --replace",
+            f"{shown(url)} {known}: choose a new name, so that retries of jobs find the image of their first attempt, or say "
+            "--replace",
         )
     line = io.BytesIO(f"{digest}  {url.rpartition('/')[2]}\n".encode())
     send(stores, line, f"{url}.sha256", stop, headers=ObjectHeaders("text/plain; charset=utf-8", UNCACHED))
@@ -128,9 +133,9 @@ def _checksums(path: Path, stop: Stop) -> Checksums:
     return content
 
 
-def _stored(stores: Stores, url: str) -> StoredObject | None:
+def _stored(stores: Stores, url: str, stop: Stop) -> StoredObject | None:
     try:
-        return stores.for_url(url).stat(url)
+        return retry_call(lambda: stores.for_url(url).stat(url, stop), TRANSFER, stop)
     except NotFound:
         return None
 

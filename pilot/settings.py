@@ -20,6 +20,9 @@ from pilot.options import BY_NAME, OPTIONS, Option
 from pilot.runtime.secret import Secret
 
 CONFIG_PATHS = (Path("pilot.yaml"), Path("/etc/pilot/pilot.yaml"))
+# For the wrapper that this pilot replaces; a proxy in a variable was never safe, and has not been set for years.
+IGNORED = ("pilotUrlOpt", "pythonOption", "pilotVersion", "proxyContent")
+WORKER_LOG_NAME = "wrapper-wid.log"
 PUSH_JOB_FILE = Path("/scratch/jobconfig/pandaJobData.out")
 # The data credentials a payload gets when its queue declares nothing of its own.
 PAYLOAD_ENV_DEFAULT = (
@@ -72,6 +75,7 @@ class Settings:
     """Everything the pilot was told. Times in seconds; one field per option of the same name."""
 
     queue: str
+    site: str | None
     job: Path | None
     label: str
     job_type: str | None
@@ -89,6 +93,7 @@ class Settings:
     x509_proxy: Path | None
     token_file: Path | None
     origin: str | None
+    token_key_file: Path | None
     cric: str
     cric_bucket: str | None
     storage_ca: Path | None
@@ -113,6 +118,7 @@ class Settings:
     looping_s: float
     max_processes: int
     max_inodes: int
+    max_stdout_mib: int
     payload_grace_s: float
     shutdown_s: float
     config: Path | None
@@ -121,6 +127,15 @@ class Settings:
     image_cache_limit_gib: int
     summary: Path | None
     log_level: str
+    worker_log: Path | None
+    worker_log_upload: str | None
+    worker_log_public: str | None
+    worker_log_name: str | None
+    use_realtime_logging: bool
+    realtime_logging_server: str | None
+    realtime_logname: str
+    cloud_logging_endpoint: str
+    cloud_logging_project: str | None
     harvester_id: str | None
     worker_id: int | None
     scheduler_id: str | None
@@ -134,6 +149,8 @@ class Settings:
     recover_only: bool
     queue_settings: QueueSettings
     payload_environment: Mapping[str, Secret]  # values of payload_env as found in the environment
+    ignored: tuple[str, ...]  # names of Harvester's variables that were set and mean nothing here
+    of_2021: bool  # started by a Harvester of the older generation
     sources: Mapping[str, str]  # where each value came from, in words
 
 
@@ -146,7 +163,8 @@ def read_settings(
 
     Raises SettingsError with one sentence naming the option, its source and what is wrong.
     """
-    env = _without_placeholders(os.environ if environment is None else environment)
+    given = os.environ if environment is None else environment
+    env = _without_placeholders(given)
     config, document = _config_file(flags, env, config_paths)
     values: dict[str, Any] = {}
     sources: dict[str, str] = {}
@@ -164,6 +182,8 @@ def read_settings(
         recover_only=bool(flags.get("recover_only")),
         queue_settings=queue_settings,
         payload_environment={name: Secret(env[name]) for name in names if name in env},
+        ignored=tuple(name for name in IGNORED if name in env),
+        of_2021="stdout_name" in given and "K8S_JOB_ID" not in env,
         sources=sources,
     )
 
@@ -195,11 +215,13 @@ def _value(
     given = flags.get(option.name)
     if given is not None:
         return _read(option, given if option.repeatable else [given], option.flag), f"flag {option.flag}"
-    for name in (f"PILOT_{option.name.upper()}", *option.environment):
+    variables = (f"PILOT_{option.name.upper()}", *option.environment)
+    filed = option.name in document
+    for name in variables[:1] if filed and option.set_for_all else variables:
         if name in env:
             texts = env[name].split(",") if option.repeatable else [env[name]]
             return _read(option, texts, f"the environment variable {name}"), f"environment variable {name}"
-    if option.name in document:
+    if filed:
         entry = document[option.name]
         texts = entry if option.repeatable and isinstance(entry, list) else [entry]
         return _read(option, texts, f"{option.name} in {config}"), f"file {config}"
@@ -315,7 +337,11 @@ def _fill_in(values: dict[str, Any], sources: dict[str, str], env: Mapping[str, 
     if values["job"] is None and values["submit_mode"] == "PUSH":
         values["job"], sources["job"] = PUSH_JOB_FILE, "submit_mode PUSH"
     if values["token_file"] is None or _not_yet_refreshed(values["token_file"], sources["token_file"]):
-        values["token_file"] = _token_file(env) or values["token_file"]
+        values["token_file"] = _token_file(env, "OIDC_AUTH_TOKEN", "PANDA_AUTH_TOKEN") or values["token_file"]
+    if values["token_key_file"] is None:
+        values["token_key_file"] = _token_file(env, "PANDA_AUTH_TOKEN_KEY")
+    if values["worker_log"] is None and values["worker_id"] is not None:
+        values["worker_log"] = Path(env.get("TMPDIR", values["workdir"])) / WORKER_LOG_NAME
     if sources["cert"].startswith("flag") and not sources["x509_proxy"].startswith("flag"):
         values["x509_proxy"] = None  # a certificate given by hand wins over a proxy the environment happens to name
     if values["payload_s3_endpoint"] is None:
@@ -331,9 +357,9 @@ def _not_yet_refreshed(token_file: Path, source: str) -> bool:
     return source.endswith("OIDC_REFRESHED_AUTH_TOKEN") and not token_file.exists()
 
 
-def _token_file(env: Mapping[str, str]) -> Path | None:
-    """PANDA_AUTH_TOKEN and OIDC_AUTH_TOKEN name a file, searched in the folders the reference pilot looks in."""
-    name = env.get("OIDC_AUTH_TOKEN") or env.get("PANDA_AUTH_TOKEN")
+def _token_file(env: Mapping[str, str], *variables: str) -> Path | None:
+    """The file the first of ``variables`` that is set names, searched in the folders the reference pilot looks in."""
+    name = next((env[variable] for variable in variables if variable in env), None)
     if not name:
         return None
     proxy = env.get("X509_USER_PROXY")

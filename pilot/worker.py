@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from pilot.job.errors import ExitCode, PilotCannotWork
+from pilot.job.errors import Diagnosis, ExitCode, PilotCannotWork, PilotError
 from pilot.job.parse import MEGABYTE, parse_job
 from pilot.job.queue import Queue
 from pilot.jobrun import JobParts, JobRecord, finish_job, run_job
@@ -27,6 +27,10 @@ from pilot.runtime.workdir import RESERVE_BYTES, WorkVolume
 logger = logging.getLogger("pilot.worker")
 
 LONGEST_WAIT_FACTOR = 6  # 10 s becomes 10 to 60 s
+REFUSALS = {
+    ExitCode.QUEUE_NOT_ACTIVE: PilotError.QUEUE_NOT_ACTIVE,
+    ExitCode.QUEUE_NOT_ONLINE: PilotError.QUEUE_NOT_ONLINE,
+}
 ACQUIRE_BOUND_S = 10.0  # after a stop the acquire in flight may still bring a job; it is waited for
 
 
@@ -108,12 +112,8 @@ class Worker:
         if undelivered or self.plan.recover_only:
             return undelivered or self._end(self._duty_done(), "what an earlier pilot left is brought to its end")
         if self.plan.refusal is not None:
-            return self._end(self.plan.refusal.exit_code, str(self.plan.refusal))
-        self._tell_harvester("started")
-        try:
-            return self._push() if self.plan.push_job else self._pull()
-        finally:
-            self._tell_harvester("finished")
+            return self._refuse(self.plan.refusal)
+        return self._push() if self.plan.push_job else self._pull()
 
     def _recover(self) -> WorkerEnd | None:
         """Bring every job an earlier pilot left to its end; a WorkerEnd when a report could not be delivered."""
@@ -121,21 +121,36 @@ class Worker:
             left = read_unfinished(folder)
             if left is None:
                 logger.info("%s holds no durable job and is removed", folder.root.name)
-                folder.remove()
+                run_stage("clear-away", folder.remove, Stop())
                 continue
             ended = self._close_job(finish_job(left, folder, self.parts, self.volume, self.stop))
             if ended:
                 return ended
         return None
 
+    def _refuse(self, refusal: PilotCannotWork) -> WorkerEnd:
+        """No work for this queue. A job that was given is reported: the server would wait for half an hour to find out."""
+        given = self.plan.push_job
+        if given is not None and not self._is_over(given):
+            diagnosis = Diagnosis(REFUSALS.get(refusal.exit_code, PilotError.GENERAL), str(refusal))
+            record = run_job(given, self.parts, self.volume, self.stop, refusal=diagnosis)
+            undelivered = self._close_job(record)
+            if undelivered:
+                return undelivered
+        return self._end(refusal.exit_code, str(refusal))
+
     def _push(self) -> WorkerEnd:
         """Exactly the one job that was given, and no acquire."""
         assert self.plan.push_job is not None  # noqa: S101  (live() asks first)
-        attempt = parse_job(self.plan.push_job.definition).attempt
-        if attempt is not None and self.volume.is_over(attempt):
-            return self._end(self._duty_done(), f"job {attempt}, which was given, was brought to its end before")
+        if self._is_over(self.plan.push_job):
+            return self._end(self._duty_done(), "the job that was given was brought to its end before")
         undelivered = self._run(self.plan.push_job, 0.0)
         return undelivered or self._end(self._duty_done(), "the job that was given is done")
+
+    def _is_over(self, given: Acquired) -> bool:
+        """True when an earlier pilot on this volume has had its report acknowledged."""
+        attempt = parse_job(given.definition).attempt
+        return attempt is not None and self.volume.is_over(attempt)
 
     def _pull(self) -> WorkerEnd:
         """Acquire and run. What was asked and got stands in the worker's journal: no asking when that cannot be written."""
@@ -273,18 +288,6 @@ class Worker:
         if reason is None:
             return ExitCode.OK
         return {StopKind.SIGTERM: ExitCode.SIGTERM, StopKind.SIGINT: ExitCode.SIGINT}.get(reason.kind, ExitCode.OK)
-
-    def _tell_harvester(self, status: str) -> None:
-        """Only with both Harvester ids known (server rule); a failure is logged and nothing more."""
-        plan = self.plan
-        if plan.harvester_id is None or plan.worker_id is None:
-            return
-        try:
-            self.parts.server.worker_status(
-                plan.harvester_id, plan.worker_id, status, plan.queue.resource, self.parts.identity.node, self.stop
-            )
-        except (ServerUnreachable, ServerRefused) as trouble:
-            logger.warning("worker status %s not delivered: %s", status, trouble)
 
     def _no_room(self) -> WorkerEnd | None:
         """No job is asked for that could not even be reported, nor one that is bound to fill the disk: others can take it."""

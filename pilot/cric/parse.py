@@ -89,9 +89,11 @@ def parse_queue(document: object, name: str) -> Queue:
     record = _Record(f"queue {name}", found)
     params = record.mapping("params")
     grace = _Record(f"queue {name}, params", params)
+    resource = record.text("panda_resource") or record.text("siteid")
     return Queue(
         name=name,
-        resource=record.text("panda_resource") or record.text("siteid") or name,
+        resource=resource or name,
+        names_resource=bool(resource),
         site=record.text("atlas_site") or record.text("gstat") or record.text("site") or record.text("panda_site"),
         active=record.text("state").upper() == "ACTIVE",
         state=record.text("state"),

@@ -45,6 +45,7 @@ class LimitSettings:
     looping_s: float = LOOPING_LIMIT_S
     max_processes: int = MAX_PROCESSES
     max_inodes: int = MAX_INODES
+    max_stdout_bytes: int = STDOUT_LIMIT_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +115,7 @@ def limits_for(job: Job, queue: Queue, settings: LimitSettings | None = None) ->
         "looping_s": _Bound(settings.looping_s, "--looping-s") if settings.looping_s and job.looping_check else None,
         "inodes": _Bound(settings.max_inodes, "--max-inodes") if settings.max_inodes else None,
         "processes": _Bound(settings.max_processes, "--max-processes") if settings.max_processes else None,
+        "stdout_bytes": _Bound(settings.max_stdout_bytes, "--max-stdout-mib") if settings.max_stdout_bytes else None,
     }
     return Limits(
         memory_bytes=_whole(found["memory_bytes"]),
@@ -123,8 +125,16 @@ def limits_for(job: Job, queue: Queue, settings: LimitSettings | None = None) ->
         container_bytes=_whole(found["container_bytes"]),
         inodes=_whole(found["inodes"]),
         processes=_whole(found["processes"]),
+        stdout_bytes=_whole(found["stdout_bytes"]),
+        output_bytes=output_limit_bytes(queue),
         sources={name: bound.source for name, bound in found.items() if bound},
     )
+
+
+def output_limit_bytes(queue: Queue) -> int:
+    """What one output file may have, holes counted: no more than the queue's work folder could hold, were it written out."""
+    most_bytes = queue.max_workdir_bytes
+    return OUTPUT_LIMIT_BYTES if most_bytes is None else min(OUTPUT_LIMIT_BYTES, int(most_bytes * queue.workdir_grace))
 
 
 def breach(limits: Limits, sample: Sample) -> Breach | None:

@@ -34,7 +34,7 @@ class Queue:
     """
 
     name: str
-    resource: str  # panda_resource, else siteid: the server's site name
+    resource: str  # panda_resource, else siteid, else the name: the server's site name
     site: str
     active: bool  # state == ACTIVE: the configuration is in force
     status: QueueStatus
@@ -53,6 +53,7 @@ class Queue:
     rss_grace: float = 2.0  # params.pilot_rss_grace, percent on top
     workdir_grace: float = 1.2  # params.pilot_maxwdir_grace, percent on top
     walltime_grace: float = 1.0  # params.pilot_walltime_grace, percent on top
+    names_resource: bool = True  # CRIC told ``resource``; else Harvester's computingSite may know better
     containers: tuple[ContainerChoice, ...] = ()
     container_options: str = ""
     environment: Mapping[str, str] = field(default_factory=dict)  # environ: exported to the payload

@@ -47,9 +47,14 @@ def make_bundle(folder: JobFolder, lfn: str, top: str, left_out: frozenset[str],
 def _add(archive: tarfile.TarFile, name: str, file: BinaryIO) -> None:
     """Add an open file under ``name``: the bytes it has now, even if it grows; filled up with zeros if it shrinks."""
     status = os.fstat(file.fileno())
-    entry = tarfile.TarInfo(name.encode("utf-8", "backslashreplace").decode())
+    entry = tarfile.TarInfo(_for_terminals(name))
     entry.size, entry.mtime, entry.mode = status.st_size, int(status.st_mtime), 0o644
     archive.addfile(entry, _Exactly(file, status.st_size))  # type: ignore[arg-type]
+
+
+def _for_terminals(name: str) -> str:
+    """A payload chooses the names of its files; whoever lists the bundle shall see them and not what they command."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in name)
 
 
 class _Exactly:

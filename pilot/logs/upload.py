@@ -25,7 +25,7 @@ from pilot.runtime.retry import LOG_UPLOAD, RetryPolicy
 from pilot.runtime.stop import Deadline, Stop, Stopped
 from pilot.runtime.workdir import JobFolder
 from pilot.storage.store import LocalFileError, ObjectHeaders, StoreError, Stores
-from pilot.storage.transfer import send
+from pilot.storage.upload import send
 
 logger = logging.getLogger("pilot.logs")
 

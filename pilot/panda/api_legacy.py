@@ -75,6 +75,10 @@ def worker_status(harvester_id: str, worker_id: int, status: str, site: str, nod
     )
 
 
+def access_token(client_name: str, token_key: str) -> WireRequest:
+    return _post("get_access_token", {"client_name": client_name, "token_key": token_key})
+
+
 def is_alive() -> WireRequest:
     return WireRequest("GET", "/server/panda/isAlive", {"Accept": JSON_TYPE, "Accept-Encoding": "identity"})
 
@@ -123,6 +127,15 @@ def status_of(answer: Answer) -> JobStatus | Meaning:
     if first == _UNKNOWN_JOB:
         return JobStatus(None, None)
     return JobStatus(first, int(number) if re.fullmatch(r"\d{1,9}", number) else None)
+
+
+def token_of(answer: Answer) -> str | Meaning:
+    """The token of a renewal; it stands under a name that is older than tokens."""
+    meant = meaning.of_legacy(answer)
+    if not isinstance(meant, Accepted):
+        return meant
+    token = meant.data.get("userProxy") if isinstance(meant.data, dict) else None
+    return token if isinstance(token, str) else Retry("the answer to the token renewal holds no token")
 
 
 def bulk_updated(answer: Answer) -> tuple[UpdateAnswer | Meaning, ...] | Meaning:

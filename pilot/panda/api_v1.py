@@ -42,6 +42,12 @@ def worker_status(harvester_id: str, worker_id: int, status: str, node: str) -> 
     )
 
 
+def access_token(client_name: str, token_key: str) -> WireRequest:
+    """The key goes in the query: the server takes it nowhere else."""
+    query = urlencode({"client_name": client_name, "token_key": token_key})
+    return WireRequest("GET", f"/api/v1/creds/get_access_token?{query}", _GET_HEADERS)
+
+
 def is_alive() -> WireRequest:
     return WireRequest("GET", "/api/v1/system/is_alive", _GET_HEADERS)
 
@@ -93,6 +99,15 @@ def _job_status(entry: Mapping[str, Any]) -> JobStatus:
         return JobStatus(None, None)
     number = entry.get("attempt_number")
     return JobStatus(entry["status"], number if isinstance(number, int) else None)
+
+
+def token_of(answer: Answer) -> str | Meaning:
+    """The token of a renewal; it stands under a name that is older than tokens."""
+    meant = meaning.of_v1(answer)
+    if not isinstance(meant, Accepted):
+        return meant
+    token = meant.data.get("user_proxy") if isinstance(meant.data, dict) else None
+    return token if isinstance(token, str) else Retry("the answer to the token renewal holds no token")
 
 
 def bulk_updated(answer: Answer) -> tuple[UpdateAnswer | Meaning, ...] | Meaning:

@@ -9,7 +9,7 @@ import base64
 import binascii
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -71,12 +71,25 @@ class X509Credentials:
             )
 
 
+class RenewedToken:
+    """A token the server gave us in place of the file's. It is kept in this process only: the file may be a read-only mount."""
+
+    def __init__(self) -> None:
+        self.secret: Secret | None = None
+        self.trusted = True
+
+
 @dataclass(frozen=True, slots=True)
 class TokenCredentials:
-    """A bearer token in a file, and the Origin header (``<vo>``, ``<vo>.<role>`` or ``<vo>:<role>``) it is used with."""
+    """A bearer token in a file, and the Origin header (``<vo>``, ``<vo>.<role>`` or ``<vo>:<role>``) it is used with.
+
+    Of the file's token and a renewed one that which ends later is used, until the server does not take it; then they are
+    tried in turn. The file may be rotated at any time.
+    """
 
     token: SecretFile
     origin: str
+    renewed: RenewedToken = field(default_factory=RenewedToken, compare=False)
 
     def headers(self) -> dict[str, str]:
         """Authorization and Origin with the token as it is now. Raises CredentialsUnusable."""
@@ -88,14 +101,45 @@ class TokenCredentials:
             raise CredentialsUnusable(
                 f"The token's origin {self.origin!r} is not of the form <vo> or <vo>.<role>: the PanDA server needs it."
             )
+        left_s = self.left_s()
+        if left_s is not None and left_s <= 0:
+            end = token_end(self._text())
+            raise CredentialsUnusable(f"The token in {self.token.path} expired on {_utc(end or utc_now())}: renew it.")
+
+    def left_s(self) -> float | None:
+        """Seconds until the token in use ends; None when it does not say. Raises CredentialsUnusable."""
         end = token_end(self._text())
-        if end is None:
-            return
-        left_s = (end - utc_now()).total_seconds()
-        if left_s <= 0:
-            raise CredentialsUnusable(f"The token in {self.token.path} expired on {_utc(end)}: renew it.")
+        return None if end is None else (end - utc_now()).total_seconds()
+
+    def adopt(self, token: Secret) -> bool:
+        """Use a renewed token from now on; False for what is none, or does not end later than the one in use."""
+        text = token.reveal()
+        end = token_end(text)
+        if end is None or end <= utc_now() or not _usable(text):
+            return False
+        try:
+            now = token_end(self._text())
+        except CredentialsUnusable:
+            now = None
+        if now is not None and now >= end:
+            return False
+        self.renewed.secret, self.renewed.trusted = token, True
+        return True
 
     def _text(self) -> str:
+        renewed = self.renewed.secret
+        try:
+            text = self._of_file()
+        except CredentialsUnusable:
+            if renewed is None:
+                raise
+            return renewed.reveal()
+        if renewed is None or not self.renewed.trusted:
+            return text
+        end, renewed_end = token_end(text), token_end(renewed.reveal())
+        return renewed.reveal() if end is not None and renewed_end is not None and renewed_end > end else text
+
+    def _of_file(self) -> str:
         path = self.token.path
         try:
             text = self.token.read().reveal()
@@ -103,7 +147,7 @@ class TokenCredentials:
             raise CredentialsUnusable(_cannot_read(path, "token", error)) from error
         if not text:
             raise CredentialsUnusable(f"The token file {path} is empty: put the bare token (a JWT) into it.")
-        if len(text) > _MAX_TOKEN_CHARS or not _TOKEN.fullmatch(text):
+        if not _usable(text):
             raise CredentialsUnusable(f"The file {path} does not hold a bare token (a JWT) but something else.")
         return text
 
@@ -125,6 +169,11 @@ class Credentials:
     def headers(self) -> dict[str, str]:
         return self.token.headers() if self.token else {}
 
+    def try_the_other_token(self) -> None:
+        """The server did not take our token: where there is a renewed one besides the file's, the other one is next."""
+        if self.token:
+            self.token.renewed.trusted = not self.token.renewed.trusted
+
     def check_readable(self) -> None:
         if self.x509:
             self.x509.check_readable()
@@ -137,7 +186,8 @@ class Credentials:
         if not self.x509 and not self.token:
             raise PilotCannotWork(
                 ExitCode.CREDENTIALS,
-                "There are no credentials for the PanDA server: give a proxy (X509_USER_PROXY), or a token file and its origin.",
+                "no credentials for the PanDA server: give --x509-proxy FILE, or --cert FILE --key FILE, or --token-file FILE "
+                "--origin VO (or try it all on this machine with --sandbox)",
             )
         try:
             if self.x509:
@@ -151,6 +201,10 @@ class Credentials:
 def remaining_lifetime_s(path: Path) -> float:
     """Seconds until the first certificate of a PEM chain expires; negative when it has. Raises CredentialsUnusable."""
     return (_ends(path) - utc_now()).total_seconds()
+
+
+def _usable(text: str) -> bool:
+    return len(text) <= _MAX_TOKEN_CHARS and _TOKEN.fullmatch(text) is not None
 
 
 def token_end(token: str) -> datetime | None:

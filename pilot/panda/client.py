@@ -19,6 +19,7 @@ from pilot.panda.wire import NotSendable, WireRequest
 from pilot.ports import Acquired, AcquireRequest, JobStatus, NoJob, UpdateAnswer
 from pilot.runtime.http import Answer, OversizedAnswer, Timeouts, TlsError, TransportError, call
 from pilot.runtime.retry import SERVER_CALL, RetryableError, RetryPolicy, retry_call
+from pilot.runtime.secret import Secret, came_to_know
 from pilot.runtime.stop import Stop
 
 log = logging.getLogger(__name__)
@@ -26,6 +27,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 ApiChoice = Literal["auto", "v1", "legacy"]
 
+TOKEN_CLIENT = "pilot_server"  # noqa: S105  (no secret: the name under which servers keep the pilots' token, the reference pilot's)
 STOPPING_TIMEOUT_S = 5.0  # to connect and to wait for an answer once a stop is on
 _LEAST_TIMEOUT_S = 0.1
 _CLIENT_CERTIFICATE_ALERTS = ("certificate", "unknown ca", "handshake failure", "access denied")
@@ -131,6 +133,18 @@ class PandaClient:
             return self._ask(wire, _accepted_legacy, stop, policy)
 
         self._in_either(ask, "a worker status")
+
+    def access_token(self, token_key: Secret, stop: Stop, policy: RetryPolicy | None = None) -> Secret:
+        """A fresh token for the pilots of this server (``PANDA_AUTH_TOKEN_KEY``). Needs the right to it on the server."""
+
+        def ask(api: ApiGeneration) -> str:
+            v1 = api is ApiGeneration.V1
+            wire = (api_v1 if v1 else api_legacy).access_token(TOKEN_CLIENT, token_key.reveal())
+            return self._ask(wire, api_v1.token_of if v1 else api_legacy.token_of, stop, policy)
+
+        token = Secret(self._in_either(ask, "a token renewal"))
+        came_to_know(token)
+        return token
 
     def is_alive(self, stop: Stop, policy: RetryPolicy | None = None) -> None:
         """Ask for a sign of life, which needs no credentials. Raises ServerUnreachable when there is none."""
@@ -270,6 +284,8 @@ class PandaClient:
         except OversizedAnswer as error:
             return Retry(f"The PanDA server {server} answered too much ({error})", in_doubt=True)
         result = read(answer)
+        if isinstance(result, CredentialProblem) and answer.status in (401, 403):
+            self._credentials.try_the_other_token()
         if isinstance(result, Retry):
             return Retry(
                 f"The PanDA server {server} gave no usable answer: {result.why}", result.retry_after_s, result.in_doubt

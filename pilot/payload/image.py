@@ -25,8 +25,8 @@ from pilot.job.errors import PayloadError, PilotError
 from pilot.job.model import Checksum
 from pilot.payload.environment import DEFAULT_PATH
 from pilot.runtime.stop import Stop
+from pilot.storage.download import fetch
 from pilot.storage.store import AccessRefused, ChecksumMismatch, NoSpace, NotFound, SizeMismatch, StoreError, Stores
-from pilot.storage.transfer import fetch
 
 logger = logging.getLogger("pilot.image")
 
@@ -153,7 +153,7 @@ class ImageCache:
             return hashlib.sha256(f"{wanted}{signer}".encode()).hexdigest()
         stop.check()
         try:
-            now = self._stores.for_url(url).stat(url)
+            now = self._stores.for_url(url).stat(url, stop)
         except StoreError as error:
             raise _image_error(url, error) from error
         facts = [url, str(now.size_bytes), *sorted(str(checksum) for checksum in now.checksums)]

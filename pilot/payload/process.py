@@ -23,6 +23,7 @@ from pilot.payload.environment import DEFAULT_PATH, TRACKING_NAME
 from pilot.payload.procfs import Process
 from pilot.payload.rungs import Account
 from pilot.runtime.clock import monotonic_s
+from pilot.runtime.pulse import wait_for
 from pilot.runtime.stop import Deadline, Stop, StopKind, StopReason
 
 _PR_SET_CHILD_SUBREAPER = 36
@@ -309,7 +310,7 @@ class PayloadProcess:
         patience = Deadline(grace_s)
         if grace_s > 0:
             self._ask_all()
-            if self._exited.wait(patience.left_s()):
+            if wait_for(self._exited, patience.left_s()):
                 self._let_the_rest_finish(patience)
                 return
         for process in self.members():
@@ -333,7 +334,7 @@ class PayloadProcess:
         """The main process obeyed SIGTERM; its children may still be writing their last lines."""
         pause = threading.Event()
         while not patience.passed() and any(not p.zombie for p in self.members() if p.pid != self.pid):
-            pause.wait(0.02)
+            wait_for(pause, 0.02)
 
     def _signal_group(self, number: signal.Signals) -> None:
         if self._exited.is_set() and procfs.read_process(self.pid) is None:

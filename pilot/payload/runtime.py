@@ -21,6 +21,7 @@ from pilot.job.limits import (
     LOOPING_LIMIT_S,
     MAX_INODES,
     MAX_PROCESSES,
+    STDOUT_LIMIT_BYTES,
     BreachKind,
     Limits,
     LimitSettings,
@@ -41,7 +42,9 @@ from pilot.payload.plain import plain_launch
 from pilot.payload.process import Launch, PayloadProcess, ProcessEnd, become_subreaper
 from pilot.payload.procfs import Process
 from pilot.payload.rungs import Level, Plain
+from pilot.runtime.loops import run_stage
 from pilot.runtime.payload_end import PayloadEnd
+from pilot.runtime.pulse import join
 from pilot.runtime.secret import Secret
 from pilot.runtime.stop import Stop, StopKind, Stopped, StopReason
 from pilot.runtime.workdir import JobFolder
@@ -63,7 +66,7 @@ class PayloadConfig:
 
     ``image``: the operator's explicit choice (``--image``); ``queue_image``: the settings' entry for the queue.
     ``pod_memory_bytes``: None asks the control group. ``disk_limit_bytes``: the pod's disk ceiling.
-    ``looping_s``, ``max_processes``, ``max_inodes``: 0: no limit.
+    ``looping_s``, ``max_processes``, ``max_inodes``, ``max_stdout_bytes``: 0: no limit.
     ``credentials``: values of the variables that payloads are given; ``added``: ``payload_env_set``.
     ``required``: the lowest rung a payload may run on (rungs.py); ``user``: whose it is on rung B; ``private``: the pilot's
     credential files; ``own_containers``: the queue's payloads start containers of their own.
@@ -88,6 +91,7 @@ class PayloadConfig:
     looping_s: float = LOOPING_LIMIT_S
     max_processes: int = MAX_PROCESSES
     max_inodes: int = MAX_INODES
+    max_stdout_bytes: int = STDOUT_LIMIT_BYTES
     required: Level = Level.D
     user: str | None = None
     private: tuple[Path, ...] = ()
@@ -191,7 +195,7 @@ class PayloadRunner:
     def close(self) -> None:
         """Wait for what was begun ahead."""
         if self._ahead is not None:
-            self._ahead.join(apptainer.PROBE_TIMEOUT_S)
+            join(self._ahead, apptainer.PROBE_TIMEOUT_S)
 
     def _no_container(self) -> str:
         """What keeps containers from being started on this node, as far as is known without an image; empty: nothing."""
@@ -229,6 +233,7 @@ class PayloadRunner:
             looping_s=config.looping_s,
             max_processes=config.max_processes,
             max_inodes=config.max_inodes,
+            max_stdout_bytes=config.max_stdout_bytes,
         )
 
     def _contained(
@@ -259,6 +264,7 @@ class PayloadRunner:
             Markers(places),
             image,
             declared=_declared(job, places),
+            image_name=name,
         )
 
     def _usable(self, image: Image, runtime: Path, places: PayloadPlaces, stop: Stop) -> tuple[Image, Mode]:
@@ -338,11 +344,12 @@ class PreparedPayload:
         image: Image | None = None,
         *,
         declared: tuple[Path, ...] = (),
+        image_name: str = "",
     ) -> None:
-        """``declared``: the output files the job is to make."""
+        """``declared``: the output files the job is to make. ``image_name``: what the image was asked for as."""
         self._isolation, self._launch, self._places, self._limits = isolation, launch, places, limits
         self._grace_s, self._log_name, self._markers, self._image = grace_s, log_name, markers, image
-        self._declared = declared
+        self._declared, self._image_name = declared, image_name
         self._monitor: Monitor | None = None
 
     @property
@@ -385,7 +392,8 @@ class PreparedPayload:
                 end = process.finish(self._end(process, reason, monitor))
                 watcher.join(1.0)
         if self._launch.account is not None:
-            self._launch.account.open_to_pilot(self._places.work, self._places.scratch)
+            account, places = self._launch.account, self._places
+            run_stage("opening", lambda: account.open_to_pilot(places.work, places.scratch), Stop())
         return self._report(end, monitor, cgroup.oom_kill_count() - killed_before)
 
     def _new_monitor(self, process: PayloadProcess, scope: Stop) -> Monitor:
@@ -445,6 +453,10 @@ class PreparedPayload:
             container_message=message,
             first_error=words.first_error if end.exit_code != 0 else None,
             no_work=words.no_work,
+            traceback=words.traceback if end.exit_code != 0 else "",
+            history=monitor.history,
+            limits=self._limits,
+            image=self._image_name,
         )
 
     def _ending(self, end: ProcessEnd) -> tuple[int | None, int | None]:

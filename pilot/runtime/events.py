@@ -63,6 +63,13 @@ def log_to_file(path: Path) -> Iterator[None]:
     """While inside, the pilot's events are also appended to ``path`` (a job's pilotlog.txt). Raises OSError."""
     handler = _JobLog(path, encoding="utf-8", errors="backslashreplace")
     handler.setFormatter(RedactingFormatter())
+    with log_to(handler):
+        yield
+
+
+@contextmanager
+def log_to(handler: logging.Handler) -> Iterator[None]:
+    """While inside, the pilot's events also go to ``handler``, which is closed at the end."""
     root = logging.getLogger("pilot")
     root.addHandler(handler)
     try:

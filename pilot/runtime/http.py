@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 from urllib.parse import urlsplit
 
 from pilot import __version__
@@ -55,6 +55,14 @@ class Answer:
         return self.status in RETRYABLE_HTTP_STATUSES
 
 
+class Body(Protocol):
+    """A body that is sent piece by piece; its length is known, so that it goes out in one part and not in chunks."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[bytes]: ...
+
+
 def new_session(ca_path: str | None = None, client_cert: tuple[str, str] | None = None) -> requests.Session:
     """A requests session that reads nothing from the environment and follows no redirect.
 
@@ -91,7 +99,7 @@ def call(
     url: str,
     *,
     headers: dict[str, str] | None = None,
-    body: bytes | None = None,
+    body: bytes | Body | None = None,
     timeouts: Timeouts | None = None,
     max_bytes: int = MAX_ANSWER_BYTES,
     allow_redirects: bool = False,

@@ -87,25 +87,29 @@ class Journal:
     def append(self, event: Event, *, durable: bool = True, **data: Any) -> None:
         """Write one record; with ``durable`` it is on the disk when this returns. Raises OSError (a full disk).
 
-        A record that a successor needs to report the job may use the volume's reserve.
+        A record that a successor needs to report the job may use the volume's reserve. One that was written and could not be
+        made durable stays: while the machine lives a successor reads it, and it is as good there as not.
         """
         body = json.dumps({"event": event.value, "at": utc_now().isoformat(), **data}, separators=(",", ":"))
         line = f"{zlib.crc32(body.encode()):08x} {body}\n".encode()
+        self._with_reserve(event, lambda: self._write(line))
+        if durable:
+            self._with_reserve(event, lambda: os.fsync(self._descriptor))
+
+    def _with_reserve(self, event: Event, act: Callable[[], object]) -> None:
         try:
-            self._write(line, durable)
+            act()
         except OSError as error:
             if error.errno not in FULL or event not in WORTH_THE_RESERVE or not self._release_reserve():
                 raise
-            self._write(line, durable)
+            act()
 
-    def _write(self, line: bytes, durable: bool) -> None:
+    def _write(self, line: bytes) -> None:
         before = os.lseek(self._descriptor, 0, os.SEEK_END)
         try:
             written = 0
             while written < len(line):
                 written += os.write(self._descriptor, line[written:])
-            if durable:
-                os.fsync(self._descriptor)
         except OSError:
             # half a record would hide every later one from a reader
             os.ftruncate(self._descriptor, before)

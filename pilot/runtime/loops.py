@@ -12,6 +12,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TypeVar
 
+from pilot.runtime.pulse import beat, wait_for
 from pilot.runtime.stop import Stop, StopKind, Stopped, StopReason
 
 logger = logging.getLogger("pilot.loops")
@@ -54,11 +55,14 @@ class Helper:
         return self._thread.is_alive()
 
 
-def run_stage(name: str, body: Callable[[], T], stop: Stop, bound_s: float = STAGE_BOUND_S) -> T:
-    """Run a blocking stage on a thread of its own, so that a stuck library cannot hold the conductor.
+def run_stage(
+    name: str, body: Callable[[], T], stop: Stop, bound_s: float = STAGE_BOUND_S, most_s: float | None = None
+) -> T:
+    """Run a blocking stage on a thread of its own, so that a stuck library cannot hold the conductor; its heart goes on.
 
     Returns or raises what ``body`` does. When ``stop`` is requested the stage has ``bound_s`` seconds to notice (its own
-    waits are on the same scope); after that it is left behind and Stopped is raised here.
+    waits are on the same scope); after that it is left behind and Stopped is raised here. ``most_s``: so it is after as
+    many seconds without a stop.
     """
     results: list[T] = []
     errors: list[BaseException] = []
@@ -78,10 +82,10 @@ def run_stage(name: str, body: Callable[[], T], stop: Stop, bound_s: float = STA
     stop.follow(wake)
     try:
         thread.start()
-        woken.wait()
+        in_time = wait_for(woken, most_s)
         if stop.is_set():
             thread.join(bound_s)
-        elif thread.is_alive():
+        elif in_time:
             thread.join()
     finally:
         stop.unfollow(wake)
@@ -89,6 +93,8 @@ def run_stage(name: str, body: Callable[[], T], stop: Stop, bound_s: float = STA
         raise errors[0]
     if results:
         return results[0]
+    if not in_time and not stop.is_set():
+        raise Stopped(StopReason(StopKind.INTERNAL, f"{name} took longer than {most_s:.0f} s and is left behind"))
     logger.error("stage %s did not notice the stop within %.0f s and is left behind", name, bound_s)
     raise Stopped(stop.reason or StopReason(StopKind.INTERNAL))
 
@@ -126,10 +132,12 @@ class Helpers:
         self._running.append(helper)
         return helper
 
-    def finish(self, helper: Helper, bound_s: float = JOIN_BOUND_S) -> bool:
-        """End one helper now; it is no longer joined at the end of the block."""
+    def finish(self, helper: Helper, bound_s: float | None = None) -> bool:
+        """End one helper now, within JOIN_BOUND_S or ``bound_s``; it is no longer joined at the end of the block."""
+        bound_s = JOIN_BOUND_S if bound_s is None else bound_s
         self._running.remove(helper)
         ended = helper.finish(bound_s)
+        beat()  # several may miss their bounds, one after the other
         if not ended:
             self.abandoned.append(helper.name)
             logger.error("helper %s did not end within %.0f s and is left behind", helper.name, bound_s)

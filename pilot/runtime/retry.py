@@ -43,8 +43,19 @@ LOG_UPLOAD = RetryPolicy("log upload", tries=1000, first_s=0.5, cap_s=30, total_
 def retry_call(call: Callable[[], T], policy: RetryPolicy, stop: Stop) -> T:
     """Call until it succeeds; re-raises the last RetryableError when the policy is used up or the scope was stopped.
 
-    Every other exception passes at once. The waits are waits on ``stop``.
+    Every other exception passes at once. The waits are waits on ``stop``. What succeeds at once, as nearly everything does,
+    costs nothing more: the machinery is set up for the second try.
     """
+    try:
+        return call()
+    except RetryableError as error:
+        failed = [error]
+
+    def go_on() -> T:
+        if failed:
+            raise failed.pop()
+        return call()
+
     import tenacity
 
     def wait_s(state: tenacity.RetryCallState) -> float:
@@ -68,4 +79,4 @@ def retry_call(call: Callable[[], T], policy: RetryPolicy, stop: Stop) -> T:
         sleep=nap,
         reraise=True,
     )
-    return retrying(call)
+    return retrying(go_on)

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
 
+from pilot.runtime import pulse
 from pilot.runtime.clock import monotonic_s
 
 
@@ -91,19 +92,29 @@ class Stop:
         """Monotonic instant of the first stop."""
         return self._stopped_at_s
 
+    def left_s(self, after_s: float, most_s: float) -> float:
+        """Seconds left for something that may take ``most_s`` and must be over ``after_s`` seconds after the stop; 0: none."""
+        stopped_at_s = self._stopped_at_s
+        return most_s if stopped_at_s is None else max(0.0, min(most_s, stopped_at_s + after_s - monotonic_s()))
+
     def is_set(self) -> bool:
         return self._reason is not None
 
     def wait(self, timeout_s: float | None) -> bool:
-        """Wait until stopped or until ``timeout_s`` has passed; True when stopped. None waits for the stop alone."""
+        """Wait until stopped or until ``timeout_s`` has passed; True when stopped. None waits for the stop alone.
+
+        The conductor waits in pieces and shows between them that it lives (pulse.py); no lock is held while it does.
+        """
         end_s = None if timeout_s is None else monotonic_s() + timeout_s
-        with self._changed:
-            while self._reason is None:
+        while True:
+            with self._changed:
+                if self._reason is not None:
+                    return True
                 left_s = None if end_s is None else end_s - monotonic_s()
                 if left_s is not None and left_s <= 0:
                     return False
-                self._changed.wait(left_s)
-            return True
+                self._changed.wait(pulse.piece_s(left_s))
+            pulse.beat()
 
     def check(self) -> None:
         """Raise ``Stopped`` when the scope has been stopped."""

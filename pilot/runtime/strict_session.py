@@ -14,9 +14,7 @@ class EndlessAnswer(requests.exceptions.RequestException):
 
 
 class StrictSession(requests.Session):
-    """Also a base for libraries' own sessions, which call ``request`` in their own ways.
-
-    A redirect is an answer like any other: whoever wants to follow one looks at the host first (http.call). An answer that
+    """A redirect is an answer like any other: whoever wants to follow one looks at the host first (http.call). An answer that
     is not streamed is read up to ``MAX_WHOLE_ANSWER_BYTES``.
     """
 

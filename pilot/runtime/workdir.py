@@ -90,6 +90,15 @@ class JobFolder:
         shutil.rmtree(self.root, ignore_errors=True)
 
 
+class VolumeInUse(PilotCannotWork):
+    """Another living pilot holds the volume: what is there, and what is told of it, is the other one's."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(
+            ExitCode.GENERAL, f"another pilot works in {root}; give this one another folder with --workdir DIR"
+        )
+
+
 class WorkVolume:
     """``workdir``: jobs/<PandaID>.<attempt>/ for each job, worker.journal, images/, cric/, and the lock of its one writer."""
 
@@ -124,10 +133,7 @@ class WorkVolume:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise PilotCannotWork(
-                ExitCode.GENERAL,
-                f"another pilot works in {self.root}; give this one another folder with --workdir DIR",
-            ) from None
+            raise VolumeInUse(self.root) from None
         except OSError as error:
             raise PilotCannotWork(
                 ExitCode.MKDIR,

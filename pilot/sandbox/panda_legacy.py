@@ -20,6 +20,7 @@ from pilot.sandbox.dispatcher import FAILED, PILOT_STATES, Dispatcher, JobReques
 from pilot.sandbox.http_server import Answer, Request
 from pilot.sandbox.panda_db import PandaDb
 from pilot.sandbox.panda_v1 import note_worker
+from pilot.sandbox.tokens import RenewalRefused, Renewals
 from pilot.sandbox.upload import Uploads, form_fields
 
 SUCCESS, NO_JOBS, NO_ROLE, NO_PERMISSION = 0, 20, 60, 70
@@ -80,10 +81,11 @@ class _Call:
 class PandaLegacy:
     """Answers `/server/panda/...` requests for an identified caller."""
 
-    def __init__(self, dispatcher: Dispatcher, db: PandaDb, uploads: Uploads) -> None:
+    def __init__(self, dispatcher: Dispatcher, db: PandaDb, uploads: Uploads, renewals: Renewals) -> None:
         self._dispatcher = dispatcher
         self._db = db
         self._uploads = uploads
+        self._renewals = renewals
         self._methods: dict[str, Callable[[_Call], Answer]] = {
             "getJob": self._get_job,
             "updateJob": self._update_job,
@@ -93,7 +95,7 @@ class PandaLegacy:
             "updateWorkerPilotStatus": self._worker_status,
             "getProxy": _get_proxy,
             "getKeyPair": _get_key_pair,
-            "get_access_token": _get_access_token,
+            "get_access_token": self._get_access_token,
             "get_token_key": _get_token_key,
             "getResourceTypes": _resource_types,
             "isAlive": lambda _: Answer.text(200, "alive=yes"),
@@ -205,6 +207,15 @@ class PandaLegacy:
         )
         return call.answer({"StatusCode": SUCCESS if known else FAILED})
 
+    def _get_access_token(self, call: _Call) -> Answer:
+        given, name = call.given, call.caller.name
+        try:
+            token = self._renewals.token(name, given["client_name"], given.get("token_key"))
+        except RenewalRefused as refusal:
+            who = f"'{name}' not in the authorized user list who have 'p' {_GRIDPREF}"
+            return call.refusal(NO_PERMISSION, refusal.words or f"failed since {who} to get access token")
+        return call.answer({"StatusCode": SUCCESS, "userProxy": token})
+
     def _put_file(self, call: _Call) -> Answer:
         refusal = self._uploads.store(call.given, call.caller)
         return Answer.text(200, f"ERROR : {refusal}" if refusal else "True")
@@ -226,11 +237,6 @@ def _get_key_pair(call: _Call) -> Answer:
     names = f"{call.given['publicKeyName']}/{call.given['privateKeyName']}"
     text = f"getKeyPair {names} json={call.json}: failed since '{call.caller.name}' not authorized with 'k' {_GRIDPREF}"
     return call.refusal(NO_PERMISSION, text)
-
-
-def _get_access_token(call: _Call) -> Answer:
-    who = f"'{call.caller.name}' not in the authorized user list who have 'p' {_GRIDPREF}"
-    return call.refusal(NO_PERMISSION, f"failed since {who} to get access token")
 
 
 def _get_token_key(call: _Call) -> Answer:

@@ -15,11 +15,11 @@ from pilot.sandbox.cric_server import Cric
 from pilot.sandbox.dispatcher import Dispatcher
 from pilot.sandbox.faults import Faults
 from pilot.sandbox.http_server import Answer, Request
-from pilot.sandbox.monitor import page
+from pilot.sandbox.monitor import Monitor
 from pilot.sandbox.panda_db import PandaDb
 from pilot.sandbox.panda_legacy import PandaLegacy, forbidden
 from pilot.sandbox.panda_v1 import PandaV1
-from pilot.sandbox.tokens import Google
+from pilot.sandbox.tokens import Google, Renewals
 from pilot.sandbox.upload import Uploads
 
 API_CHOICES = ("both", "v1", "legacy")
@@ -55,7 +55,9 @@ class PandaServer:
         cric: Cric,
         google: Google,
         uploads: Uploads,
+        renewals: Renewals,
         control: ControlServer,
+        monitor: Monitor,
         apis: str,
     ) -> None:
         self._db = db
@@ -65,8 +67,9 @@ class PandaServer:
         self._google = google
         self._uploads = uploads
         self._control = control
-        self._v1 = PandaV1(dispatcher, db, uploads)
-        self._legacy = PandaLegacy(dispatcher, db, uploads)
+        self._monitor = monitor
+        self._v1 = PandaV1(dispatcher, db, uploads, renewals)
+        self._legacy = PandaLegacy(dispatcher, db, uploads, renewals)
         self._store_routes: dict[str, Callable[[Request], Answer]] = {}
         self.set_apis(apis)
 
@@ -83,17 +86,15 @@ class PandaServer:
     def answer(self, request: Request) -> Answer:
         if request.path.startswith("/sandbox/"):
             return self._control.answer(request)
-        if request.path in ("/", "/monitor") and request.server in ("panda", "plain"):
-            # The header makes google-auth take the plain port for a metadata server, which it is.
-            text = page(self._db.jobs(), time.time())
-            return Answer(200, text.encode(), "text/html; charset=utf-8", {"Metadata-Flavor": "Google"})
+        if f"{request.path}/".startswith(("//", "/monitor/")) and request.server in ("panda", "plain"):
+            return self._monitor.answer(request)
         return self._recorded(request)
 
     def _recorded(self, request: Request) -> Answer:
         """Answer with an entry in the ledger and the fault that is due."""
         text = decoded_body(request)
         # Signed assertions, access tokens and stored data have no business in the ledger.
-        quiet = request.server in STORE_FRONTS or "token" in request.path
+        quiet = request.server in STORE_FRONTS or "token" in request.path or "entries" in request.path
         fault = self._faults.take(request, text)
         seq = self._db.open_entry(
             server=request.server,
@@ -143,6 +144,8 @@ class PandaServer:
     def _google_answer(self, request: Request) -> Answer:
         if request.path == "/oauth/token":
             return self._google.token_endpoint(request)
+        if request.path == "/v2/entries:write" and request.method == "POST":
+            return self._google.write_log_entries(request)
         name = request.path.removeprefix("/transforms/")
         if request.path.startswith("/transforms/") and name in TRANSFORMS:
             return Answer.text(200, TRANSFORMS[name], "application/octet-stream")

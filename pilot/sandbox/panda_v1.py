@@ -19,6 +19,7 @@ from pilot.sandbox.columns import COLUMNS
 from pilot.sandbox.dispatcher import FAILED, PILOT_STATES, Dispatcher, JobRequest, Update, valid_time
 from pilot.sandbox.http_server import Answer, Request
 from pilot.sandbox.panda_db import PandaDb
+from pilot.sandbox.tokens import RenewalRefused, Renewals
 from pilot.sandbox.upload import Uploads, form_fields
 
 NOT_SECURE = "SSL secure connection is required"
@@ -105,10 +106,11 @@ class _Method:
 class PandaV1:
     """Answers `/api/...` requests for an identified caller."""
 
-    def __init__(self, dispatcher: Dispatcher, db: PandaDb, uploads: Uploads) -> None:
+    def __init__(self, dispatcher: Dispatcher, db: PandaDb, uploads: Uploads, renewals: Renewals) -> None:
         self._dispatcher = dispatcher
         self._db = db
         self._uploads = uploads
+        self._renewals = renewals
         self._methods = {
             "pilot/acquire_jobs": _Method(self._acquire, _ACQUIRE, production=False),
             "pilot/update_job": _Method(self._update, _UPDATE),
@@ -125,9 +127,8 @@ class PandaV1:
             "creds/get_proxy": _credential(
                 "failed: {} not in authorized users with 'p' in {} to get proxy", "role:str dn:str"
             ),
-            "creds/get_access_token": _credential(
-                "failed: {} not in authorized users with 'p' in {} to get access token",
-                "client_name:str! token_key:str",
+            "creds/get_access_token": _Method(
+                self._access_token, _parameters("client_name:str! token_key:str"), "GET", production=False
             ),
             "creds/get_token_key": _credential("Denied since {} not authorized with 't' in {}", "client_name:str!"),
             "creds/get_key_pair": _credential(
@@ -246,7 +247,14 @@ class PandaV1:
     def _upload(self, caller: Caller, given: dict[str, Any]) -> Any:
         refusal = self._uploads.store(given, caller)
         if refusal:
-            raise _Refused(refusal)
+            raise _Refused(f"ERROR: {refusal}")
+
+    def _access_token(self, caller: Caller, given: dict[str, Any]) -> Any:
+        try:
+            return {"user_proxy": self._renewals.token(caller.name, given["client_name"], given["token_key"])}
+        except RenewalRefused as refusal:
+            words = "failed: {} not in authorized users with 'p' in DOMA_PANDAMETA.USERS.GRIDPREF to get access token"
+            raise _Refused(refusal.words or words.format(repr(caller.name))) from None
 
     # operators
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 import time
 from pathlib import Path
@@ -21,6 +22,7 @@ KNOWN_VOS = ("Rubin", "panda_dev", "wlcg", "osg")
 PILOT_NAME = "robot pilot rubin"
 TOKEN_LIFETIME_S = 24 * 3600.0
 GOOGLE_TOKEN_LIFETIME_S = 3600
+LARGEST_LOG_ENTRY_BYTES, LARGEST_LOG_REQUEST_BYTES = 256 * 1024, 10 * 1024 * 1024
 
 
 class TokenRefused(Exception):
@@ -91,6 +93,40 @@ class Issuer:
         return claims
 
 
+class Renewals:
+    """Renewal of bearer tokens (`get_access_token`): refused to everybody who has not been given the right to it.
+
+    The recorded servers gave nobody that right; what a granted call answers is read in their source. `answer` is the token
+    to give, a fresh one when None.
+    """
+
+    CLIENT = "pilot_server"
+
+    def __init__(self, issuer: Issuer) -> None:
+        self._issuer = issuer
+        self.keys: set[str] = set()
+        self.readers: set[str] = set()
+        self.answer: str | None = None
+
+    def token(self, reader: str, client: object, key: object) -> str:
+        """A token for `client`; RenewalRefused with the server's words, None where it has none of its own to say."""
+        if reader not in self.readers:
+            raise RenewalRefused(None)
+        if client != self.CLIENT:
+            raise RenewalRefused(f"'token' not found for {client}")
+        if key not in self.keys:
+            raise RenewalRefused(f"failed since token key is invalid for {client}")
+        return self.answer if self.answer is not None else self._issuer.token()
+
+
+class RenewalRefused(Exception):
+    """No token is given; `words` is None for a caller without the right."""
+
+    def __init__(self, words: str | None) -> None:
+        super().__init__(words)
+        self.words = words
+
+
 # The recorded server falls over a missing Origin and shows its traceback; pilots must cope with that text.
 _NO_ORIGIN = (
     "Token decode failure. 'NoneType' object has no attribute 'replace' Traceback (most recent call last):\n"
@@ -117,6 +153,7 @@ class Google:
         self._key = path.read_text()
         self._public = _public_pem(self._key)
         self._lock = threading.Lock()
+        self.log_entries: list[dict[str, Any]] = []
         self.mode = "ok"
         self.preempted = False
         self.issued = 0
@@ -153,6 +190,31 @@ class Google:
         if request.method != "POST":
             return _json(405, {"error": "invalid_request"})
         return self._new_token()
+
+    def write_log_entries(self, request: Request) -> Answer:
+        """`POST /v2/entries:write` of Cloud Logging: entries that are wrong are named, the others are kept."""
+        scheme, _, token = request.header("Authorization").partition(" ")
+        number = token.removeprefix("sandbox-")
+        if scheme != "Bearer" or not number.isdigit() or not 0 < int(number) <= self.issued:
+            return _json(401, {"error": {"code": 401, "message": "Request had invalid authentication credentials."}})
+        if len(request.body) > LARGEST_LOG_REQUEST_BYTES:
+            return _json(400, {"error": {"code": 400, "message": "Request payload size exceeds the limit."}})
+        try:
+            given = json.loads(request.body.decode("utf-8"), parse_constant=_no_number)
+            entries = [(entry, len(json.dumps(entry))) for entry in given["entries"]]
+        except (ValueError, KeyError, TypeError) as error:
+            return _json(400, {"error": {"code": 400, "message": f"Invalid JSON payload received. {error}"}})
+        wrong = {str(i): {"code": 3} for i, (entry, size) in enumerate(entries) if not _log_entry_fits(entry, size)}
+        kept = [
+            entry | {"resource": given.get("resource")} for i, (entry, _) in enumerate(entries) if str(i) not in wrong
+        ]
+        with self._lock:
+            known = {entry["insertId"] for entry in self.log_entries}
+            self.log_entries += [entry for entry in kept if entry["insertId"] not in known]
+        if not wrong:
+            return _json(200, {})
+        details = [{"@type": "type.googleapis.com/...WriteLogEntriesPartialErrors", "logEntryErrors": wrong}]
+        return _json(400, {"error": {"code": 400, "message": "Some entries are too large.", "details": details}})
 
     def metadata(self, request: Request) -> Answer:
         """`/computeMetadata/v1/...` of a node; asks for the header `Metadata-Flavor: Google` as the real one does."""
@@ -200,6 +262,15 @@ class Google:
 
 def _json(status: int, value: object) -> Answer:
     return Answer(status, json.dumps(value).encode(), "application/json")
+
+
+def _log_entry_fits(entry: dict[str, Any], size_bytes: int) -> bool:
+    named = re.fullmatch(r"projects/[a-z0-9-]+/logs/[A-Za-z0-9._%-]{1,511}", str(entry.get("logName")))
+    return named is not None and isinstance(entry.get("jsonPayload"), dict) and size_bytes <= LARGEST_LOG_ENTRY_BYTES
+
+
+def _no_number(word: str) -> None:
+    raise ValueError(f"{word} is no JSON")
 
 
 def _new_rsa_key() -> bytes:

@@ -1,4 +1,7 @@
-"""Form bodies, and the cache folder to which batch systems upload a worker's log (facts on Harvester, worker log)."""
+"""Form bodies, and the cache folder to which batch systems upload a worker's log (facts on Harvester, worker log).
+
+Both generations answer a refusal with HTTP 200; the words are the servers' own, read in their sources.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +21,11 @@ LARGEST_OTHER_BYTES = 10 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class UploadedFile:
+    """A file of a form, and the size of the whole request: it is that which the server compares with its limit."""
+
     name: str
     content: bytes
+    request_bytes: int
 
 
 def form_fields(content_type: str, body: bytes) -> dict[str, Any]:
@@ -36,7 +42,7 @@ def form_fields(content_type: str, body: bytes) -> dict[str, Any]:
         if not isinstance(name, str) or not isinstance(content, bytes):
             continue
         file_name = part.get_filename()
-        found[name] = UploadedFile(file_name, content) if file_name else content.decode("utf-8", "replace")
+        found[name] = UploadedFile(file_name, content, len(body)) if file_name else content.decode("utf-8", "replace")
     return found
 
 
@@ -48,27 +54,30 @@ class Uploads:
         folder.mkdir(parents=True, exist_ok=True)
 
     def store(self, fields: dict[str, Any], caller: Caller) -> str | None:
-        """Keep the field `file`; None, or the sentence of a refusal."""
-        refusal = self._refusal(fields.get("file"), caller)
-        if refusal is None:
-            file: UploadedFile = fields["file"]
-            (self._folder / file.name).write_bytes(file.content)
-        return refusal
-
-    def _refusal(self, file: object, caller: Caller) -> str | None:
-        if caller.dn is None or caller.is_limited:
-            return "SSL secure connection is required"
+        """Keep the field `file`; None, or what follows ERROR in the words of a refusal."""
+        file = fields["file"]
+        if caller.dn is None:
+            return "no HTTPS"
+        if caller.is_limited:
+            return "rejected due to the usage of limited proxy"
         if not isinstance(file, UploadedFile):
-            return "Argument error: missing a required argument: 'file'"
-        if not re.fullmatch(r"[\w.@+-]{1,200}", file.name) or file.name.startswith("."):
-            return f"file name {file.name!r} is not allowed"
+            return "cannot write file"
         largest = LARGEST_LOG_BYTES if file.name.endswith(".out") else LARGEST_OTHER_BYTES
-        if len(file.content) > largest:
-            return f"file {file.name} exceeds the limit of {largest} bytes"
-        if (self._folder / file.name).exists() and not file.name.endswith("__ow__"):
-            return f"file {file.name} exists already"
+        if file.request_bytes > largest:
+            return f"upload failure. Exceeded size limit {file.request_bytes}>{largest}."
+        path = self._folder / file.name.split("/")[-1]
+        if not _safe(path.name):
+            return "cannot write file"
+        if path.exists() and file.name.split(".")[-1] != "__ow__":
+            path.touch()
+            return "cannot overwrite file"
+        path.write_bytes(file.content)
         return None
 
     def read(self, name: str) -> bytes | None:
         path = self._folder / name
-        return path.read_bytes() if re.fullmatch(r"[\w.@+-]+", name) and path.is_file() else None
+        return path.read_bytes() if _safe(name) and path.is_file() else None
+
+
+def _safe(name: str) -> bool:
+    return re.fullmatch(r"\w[\w.@+-]{0,199}", name, re.ASCII) is not None

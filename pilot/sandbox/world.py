@@ -23,11 +23,13 @@ from pilot.sandbox.cric_server import DATA_BUCKET, LOG_BUCKET, TRANSFORM_BUCKET,
 from pilot.sandbox.dispatcher import Dispatcher
 from pilot.sandbox.faults import Faults
 from pilot.sandbox.http_server import Listener, server_context
+from pilot.sandbox.monitor import Monitor
 from pilot.sandbox.panda_db import PandaDb
 from pilot.sandbox.panda_server import STORE_FRONTS, PandaServer
+from pilot.sandbox.public_logs import PublicLogs
 from pilot.sandbox.store_front import StoreFront
 from pilot.sandbox.stores import Stores, port_or_free
-from pilot.sandbox.tokens import Google, Issuer
+from pilot.sandbox.tokens import Google, Issuer, Renewals
 from pilot.sandbox.upload import Uploads
 
 ADDER_DELAY_S = 2.0
@@ -75,6 +77,7 @@ class World:
         self.authority = Authority(self.state_dir)
         self._write_credentials()
         self.issuer = Issuer(self.state_dir)
+        self.renewals = Renewals(self.issuer)
         self.google = Google(self.state_dir)
         self.cric = Cric(self.state_dir / "cric")
         self.db = PandaDb(self.state_dir / "panda.sqlite")
@@ -93,7 +96,9 @@ class World:
             self.cric,
             self.google,
             Uploads(self.state_dir / "cache"),
+            self.renewals,
             ControlServer(self, self.admin_token),
+            Monitor(self.db, PublicLogs(self._stores.gcs_port, self.ca_path) if self._stores else None),
             apis,
         )
 
@@ -268,6 +273,7 @@ class World:
             "cric": self.cric_url,
             "gcs_endpoint": self.gcs_url,
             "s3_endpoint": self.s3_url,
+            "cloud_logging_endpoint": self.google_url,
             "google_application_credentials": str(folder / "gcs-key.json"),
             "s3_key_file": str(folder / "s3-key"),
             "transform_bases": [self.transforms_url],

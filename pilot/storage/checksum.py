@@ -8,6 +8,10 @@ from collections.abc import Iterable
 
 from pilot.job.model import Checksum, ChecksumAlgorithm
 
+ADLER_BASE = 65521
+CRC32C_POLYNOMIAL = 0x82F63B78  # Castagnoli's, bits reversed
+COMBINABLE: frozenset[ChecksumAlgorithm] = frozenset({"adler32", "crc32c"})
+
 
 class _Adler32:
     def __init__(self) -> None:
@@ -15,6 +19,14 @@ class _Adler32:
 
     def update(self, block: bytes) -> None:
         self._value = zlib.adler32(block, self._value)
+
+    def append(self, other: _Adler32, size_bytes: int) -> None:
+        """As if ``size_bytes`` bytes, whose sum is ``other``, had been read next."""
+        low, high = self._value & 0xFFFF, self._value >> 16
+        other_low, other_high = other._value & 0xFFFF, other._value >> 16
+        new_low = (low + other_low - 1) % ADLER_BASE
+        new_high = (high + other_high + (low - 1) * size_bytes) % ADLER_BASE
+        self._value = new_high << 16 | new_low
 
     def hexdigest(self) -> str:
         return f"{self._value:08x}"
@@ -30,8 +42,39 @@ class _Crc32c:
     def update(self, block: bytes) -> None:
         self._value = self._extend(self._value, block)
 
+    def append(self, other: _Crc32c, size_bytes: int) -> None:
+        """As if ``size_bytes`` bytes, whose sum is ``other``, had been read next."""
+        self._value = _followed_by_zeros(self._value, size_bytes) ^ other._value
+
     def hexdigest(self) -> str:
         return f"{self._value:08x}"
+
+
+def _followed_by_zeros(crc: int, size_bytes: int) -> int:
+    """The crc32c of the same bytes and ``size_bytes`` zeros behind them, by repeated squaring of the step over one bit."""
+    one_bit = [CRC32C_POLYNOMIAL, *(1 << position for position in range(31))]
+    steps = _squared(_squared(_squared(one_bit)))  # over one byte
+    while size_bytes:
+        if size_bytes & 1:
+            crc = _product(steps, crc)
+        steps, size_bytes = _squared(steps), size_bytes >> 1
+    return crc
+
+
+def _product(matrix: list[int], vector: int) -> int:
+    """Over the field of two elements; ``matrix`` holds its columns."""
+    found = 0
+    for column in matrix:
+        if not vector:
+            break
+        if vector & 1:
+            found ^= column
+        vector >>= 1
+    return found
+
+
+def _squared(matrix: list[int]) -> list[int]:
+    return [_product(matrix, column) for column in matrix]
 
 
 class Checksums:
@@ -43,6 +86,11 @@ class Checksums:
     def update(self, block: bytes) -> None:
         for running in self._running.values():
             running.update(block)
+
+    def append(self, other: Checksums, size_bytes: int) -> None:
+        """As if ``size_bytes`` bytes, whose sums are ``other``, had been read next. Only for sums of COMBINABLE kinds."""
+        for name, running in self._running.items():
+            running.append(other._running[name], size_bytes)  # type: ignore[union-attr, arg-type]  # both of one kind
 
     def get(self, algorithm: ChecksumAlgorithm) -> Checksum | None:
         """The checksum so far; None when it was not asked for."""

@@ -1,58 +1,40 @@
-"""Google Cloud Storage through its native interface (``gs://``).
+"""Google Cloud Storage through its JSON interface (``gs://``): google-auth signs in, the bytes go over our own wire (ADR 10).
 
-Imported only when such a URL is first used: the Google client costs a third of a second and 40 MB.
+Imported only when such a URL is first used. Never reads a bucket's own description and never sets access lists of objects.
 """
 
 from __future__ import annotations
 
-import io
+import json
+import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from threading import Lock
-from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
-import google.auth.exceptions
-import requests
-import urllib3.exceptions
-from google.api_core import exceptions as api_errors
-from google.auth.transport.requests import AuthorizedSession, Request
-from google.cloud import storage
-from google.cloud.storage.exceptions import DataCorruption
-from requests.adapters import HTTPAdapter
-
-from pilot.job.model import Checksum, ChecksumAlgorithm
-from pilot.runtime.http import USER_AGENT, new_session, system_ca
-from pilot.runtime.retry import RETRYABLE_HTTP_STATUSES
-from pilot.runtime.secret import SecretFile
-from pilot.runtime.strict_session import StrictSession
-from pilot.storage import google_credentials
-from pilot.storage.checksum import from_base64, from_goog_hash
+from pilot.job.model import ChecksumAlgorithm
+from pilot.runtime.stop import Stop
+from pilot.storage.answers import Download, described, started
+from pilot.storage.checksum import from_base64
+from pilot.storage.google_credentials import Bearer
 from pilot.storage.store import (
-    AccessRefused,
     BadUrl,
-    ChecksumMismatch,
-    NotFound,
     ObjectHeaders,
     Refused,
-    Sink,
     Source,
+    Span,
     StoredObject,
     StoreError,
-    StoreFull,
-    TimedOut,
     Unavailable,
-    Untrusted,
-    innermost,
-    retry_after_s,
+    refusal,
 )
 from pilot.storage.urls import ObjectName, object_name, shown
+from pilot.storage.wire import Body, Request, Response, Wire
 
-BLOCK_BYTES = 1 << 20
-TIMEOUTS_S = (5.0, 30.0)  # to connect, and between two bytes
-UPLOAD_CHUNK_BYTES = 8 << 20  # of a resumable upload (above 8 MiB); held in memory
+INCOMPLETE = 308  # "resume incomplete": what was sent is kept, and there is more to come
+DESCRIPTION = "fields=size,crc32c,generation"
+_JSON = "application/json; charset=UTF-8"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,201 +48,172 @@ class GcsOptions:
 
 
 class GcsStore:
-    """Objects of Google buckets. Never reads a bucket's own description and never sets access lists of objects."""
+    """Objects of Google buckets."""
 
     upload_checksum: ChecksumAlgorithm = "crc32c"
 
     def __init__(self, options: GcsOptions) -> None:
-        self._options = options
-        self._key_file = SecretFile(options.key_file) if options.key_file else None
-        self._client: Any = None
-        self._lock = Lock()
+        self._endpoint = options.endpoint.rstrip("/")
+        self._wire = Wire(options.ca_path)
+        self._bearer = Bearer(options.key_file, options.metadata_url, options.ca_path)
 
-    def download(self, url: str, sink: Sink) -> None:
-        # Not through the client: it reads in blocks of 8 KiB, each waited for whole, so that a trickling peer is not seen.
-        with _errors(url), self._get(url) as response:
-            if response.status_code != 200:
-                raise _from_status(url, response.status_code, response.reason, response)
-            sink.expect(_announced(response))
-            with sink.interruptible(response.raw.shutdown):
-                while block := response.raw.read1(BLOCK_BYTES, decode_content=False):
-                    sink.write(block)
+    @contextmanager
+    def read(self, url: str, span: Span, stop: Stop, version: str = "") -> Iterator[Download]:
+        name = self._name(url)
+        target = f"{self._endpoint}/download/storage/v1/b/{_quoted(name.bucket)}/o/{_quoted(name.key)}?alt=media"
+        if version:
+            target += f"&generation={version}"
+        # Accepting gzip keeps Google from unpacking what is kept packed: sizes and checksums are those of the stored bytes.
+        headers = {"Accept-Encoding": "gzip"} | ({} if span.whole else {"Range": span.header})
+        with self._exchange(url, Request("GET", target, headers), stop) as response:
+            announced = replace(described(response), version=response.headers.get("x-goog-generation", ""))
+            yield started(url, response, span, version, announced, _said(response))
 
-    def upload(self, source: Source, url: str, headers: ObjectHeaders) -> StoredObject:
-        with _errors(url):
-            blob = self._blob(url, UPLOAD_CHUNK_BYTES)
-            blob.cache_control = headers.cache_control
-            blob.content_encoding = headers.content_encoding
-            blob.upload_from_file(
-                source,
-                size=source.size_bytes,
-                content_type=headers.content_type,
-                checksum="crc32c",
-                timeout=TIMEOUTS_S,
-                retry=None,
-            )
-            return _described(blob)
+    def write(self, url: str, source: Source, headers: ObjectHeaders, stop: Stop) -> StoredObject:
+        """One request: the object's description and its bytes."""
+        name, boundary = self._name(url), secrets.token_hex(16)
+        before = (
+            f"--{boundary}\r\nContent-Type: {_JSON}\r\n\r\n{_resource(name, headers)}\r\n"
+            f"--{boundary}\r\nContent-Type: {headers.content_type}\r\n\r\n"
+        )
+        body = Body(source, before.encode(), f"\r\n--{boundary}--\r\n".encode())
+        target = f"{self._uploads(name)}?uploadType=multipart&{DESCRIPTION}"
+        kind = {"Content-Type": f"multipart/related; boundary={boundary}"}
+        with self._exchange(url, Request("POST", target, kind), stop, body) as response:
+            return _stored(url, response)
 
-    def stat(self, url: str) -> StoredObject:
-        with _errors(url):
-            blob = self._blob(url)
-            blob.reload(timeout=TIMEOUTS_S, retry=None)
-            return _described(blob)
+    def write_in_parts(self, url: str, headers: ObjectHeaders, stop: Stop) -> ResumableUpload:
+        """Begin an upload that can be taken up again where it was cut."""
+        name = self._name(url)
+        target = f"{self._uploads(name)}?uploadType=resumable&{DESCRIPTION}"
+        sent = {"Content-Type": _JSON, "X-Upload-Content-Type": headers.content_type}
+        body = Body(before=_resource(name, headers).encode())
+        with self._exchange(url, Request("POST", target, sent), stop, body) as response:
+            if response.status not in (200, 201):
+                raise self._refused(url, response)
+            address = response.headers.get("location", "")
+        if urlsplit(address)[:2] != urlsplit(self._endpoint)[:2]:
+            raise Refused(f"{shown(url)}: the store wants the upload at another host ({shown(address)[:100]})")
+        return ResumableUpload(url, address, self._wire)
+
+    def stat(self, url: str, stop: Stop) -> StoredObject:
+        name = self._name(url)
+        target = f"{self._endpoint}/storage/v1/b/{_quoted(name.bucket)}/o/{_quoted(name.key)}?{DESCRIPTION}"
+        with self._exchange(url, Request("GET", target, {"Accept-Encoding": "identity"}), stop) as response:
+            return _stored(url, response)
 
     def close(self) -> None:
-        with self._lock:
-            if self._client is not None:
-                self._client.close()
-            self._client = None
+        self._wire.close()
 
-    def _get(self, url: str) -> requests.Response:
-        """The object as it is stored: accepting gzip keeps Google from unpacking what is kept packed."""
-        name = self._name(url)
-        media = f"/download/storage/v1/b/{quote(name.bucket, safe='')}/o/{quote(name.key, safe='')}?alt=media"
-        session: requests.Session = self._current_client()._http
-        return session.get(
-            self._options.endpoint.rstrip("/") + media,
-            headers={"Accept-Encoding": "gzip"},
-            timeout=TIMEOUTS_S,
-            allow_redirects=False,
-            stream=True,
-        )
+    @contextmanager
+    def _exchange(self, url: str, request: Request, stop: Stop, body: Body | None = None) -> Iterator[Response]:
+        """As whoever we are; a token that is refused although it should still be good is renewed, once."""
+        for renew in (False, True):
+            bearer = self._bearer.headers(shown(url), renew=renew)
+            signed = replace(request, headers={**request.headers, **bearer})
+            with self._wire.exchange(signed, stop, body) as response:
+                if response.status == 401 and bearer and not renew:
+                    continue
+                yield response
+                return
+
+    def _refused(self, url: str, response: Response) -> StoreError:
+        return refusal(url, response.status, _said(response), response.headers.get("retry-after"))
 
     def _name(self, url: str) -> ObjectName:
-        name = object_name(url, self._options.endpoint)
+        name = object_name(url, self._endpoint)
         if name is None:
             raise BadUrl(f"{shown(url)} names no bucket and object (gs://bucket/object)")
         return name
 
-    def _blob(self, url: str, chunk_bytes: int | None = None) -> Any:
-        name = self._name(url)
-        return self._current_client().bucket(name.bucket).blob(name.key, chunk_size=chunk_bytes)
-
-    def _current_client(self) -> Any:
-        """The client; a new one when the key file was replaced."""
-        with self._lock:
-            if self._client is None or self._key_changed():
-                self._client = self._new_client()
-            return self._client
-
-    def _key_changed(self) -> bool:
-        try:
-            return self._key_file is not None and self._key_file.changed()
-        except OSError:
-            return False  # being replaced just now: what we have read still holds
-
-    def _new_client(self) -> Any:
-        credentials = self._credentials()
-        authenticator = Request(new_session(self._options.ca_path))
-        session = _StrictAuthorizedSession(credentials, auth_request=authenticator)  # type: ignore[no-untyped-call]
-        session.trust_env = False
-        session.verify = self._options.ca_path or system_ca()
-        session.headers["User-Agent"] = USER_AGENT
-        session.mount("https://", _BlockwiseAdapter(max_retries=0, pool_maxsize=8))
-        client = storage.Client(
-            project="none",
-            credentials=credentials,
-            _http=session,
-            client_options={"api_endpoint": self._options.endpoint},
-        )
-        # The client would ask for each bucket's description in a background thread, for traces nobody takes; that needs
-        # the permission storage.buckets.get, which the pilot must not have.
-        client._bucket_metadata_cache = None
-        return client
-
-    def _credentials(self) -> Any:
-        if self._key_file is not None:
-            return google_credentials.from_key_file(self._key_file)
-        if self._options.metadata_url:
-            return google_credentials.WorkloadIdentity(self._options.metadata_url)
-        return google_credentials.anonymous()
+    def _uploads(self, name: ObjectName) -> str:
+        return f"{self._endpoint}/upload/storage/v1/b/{_quoted(name.bucket)}/o"
 
 
-class _StrictAuthorizedSession(StrictSession, AuthorizedSession):
-    """Google's session: tokens are put on every request, so none may be led elsewhere."""
+class ResumableUpload:
+    """A resumable upload (store.Parts). Its address is a secret of its own; no token is sent with the parts."""
+
+    def __init__(self, url: str, address: str, wire: Wire) -> None:
+        self._url, self._address, self._wire = url, address, wire
+        self._stored: StoredObject | None = None
+
+    def put(self, part: Source, offset: int, last: bool, stop: Stop) -> None:
+        end = offset + part.size_bytes
+        total = str(end) if last else "*"
+        span = f"bytes {offset}-{end - 1}/{total}" if part.size_bytes else f"bytes */{total}"
+        with self._wire.exchange(self._request({"Content-Range": span}), stop, Body(part)) as response:
+            if last and response.status in (200, 201):
+                self._stored = _stored(self._url, response)
+                return
+            if response.status != INCOMPLETE or last:
+                raise refusal(self._url, response.status, _said(response), response.headers.get("retry-after"))
+            kept_bytes = _kept_bytes(response)
+        if kept_bytes != end:
+            raise Unavailable(f"{shown(self._url)}: the store kept {kept_bytes} of {end} bytes")
+
+    def stored_bytes(self, stop: Stop) -> int:
+        with self._wire.exchange(self._request({"Content-Range": "bytes */*"}), stop, Body()) as response:
+            if response.status == INCOMPLETE:
+                return _kept_bytes(response)
+            if response.status in (200, 201):  # the answer to the last part was lost
+                self._stored = _stored(self._url, response)
+                return self._stored.size_bytes or 0
+            raise refusal(self._url, response.status, _said(response), response.headers.get("retry-after"))
+
+    def finish(self, stop: Stop) -> StoredObject:  # noqa: ARG002
+        if self._stored is None:
+            raise Unavailable(f"{shown(self._url)}: the upload was not completed")
+        return self._stored
+
+    def abandon(self) -> None:
+        """Google forgets it after a week; until then nobody sees it."""
+
+    def _request(self, headers: dict[str, str]) -> Request:
+        return Request("PUT", self._address, headers)
 
 
-class _BlockwiseAdapter(HTTPAdapter):
-    """Sends bodies block by block: each block then has the socket time-out to itself, and not megabytes together."""
-
-    def send(self, request: requests.PreparedRequest, *args: Any, **kwargs: Any) -> requests.Response:
-        if isinstance(request.body, bytes) and "Content-Length" in request.headers:
-            request.body = io.BytesIO(request.body)  # type: ignore[assignment] # requests takes a stream here
-        return super().send(request, *args, **kwargs)
-
-
-def _announced(response: requests.Response) -> StoredObject:
-    """What the headers of a download say: the stored size, and the crc32c of ``x-goog-hash``."""
-    text = response.headers.get("content-length", "")
-    checksums = from_goog_hash(response.headers.get("x-goog-hash", ""))
-    return StoredObject(int(text) if text.isdecimal() else None, checksums)
-
-
-def _described(blob: Any) -> StoredObject:
-    crc32c = from_base64("crc32c", blob.crc32c or "")
-    checksums: tuple[Checksum, ...] = (crc32c,) if crc32c and blob.crc32c else ()
-    return StoredObject(blob.size, checksums)
-
-
-@contextmanager
-def _errors(url: str) -> Iterator[None]:
-    """The library's errors in our words."""
-    try:
-        yield
-    except DataCorruption as error:
-        raise ChecksumMismatch(
-            f"{shown(url)}: the bytes do not have the crc32c the store announced", "crc32c"
-        ) from error
-    except api_errors.GoogleAPICallError as error:
-        raise _from_status(url, int(error.code or 0), error.message, error.response) from error
-    except google.auth.exceptions.GoogleAuthError as error:
-        raise _from_auth(url, error) from error
-    except (requests.exceptions.RequestException, urllib3.exceptions.HTTPError, ConnectionError) as error:
-        raise _from_transport(url, error) from error
-
-
-def _from_status(url: str, status: int, message: str, response: Any) -> StoreError:
-    said = f"{shown(url)}: the store answered {status}: {_first_line(message)}"
-    known: dict[int, Callable[[str], StoreError]] = {
-        401: AccessRefused,
-        403: AccessRefused,
-        404: NotFound,
-        507: StoreFull,
-        408: TimedOut,
+def _resource(name: ObjectName, headers: ObjectHeaders) -> str:
+    """The object's description, as Google wants it before the bytes."""
+    given = {
+        "name": name.key,
+        "contentType": headers.content_type,
+        "cacheControl": headers.cache_control,
+        "contentEncoding": headers.content_encoding,
     }
-    if status in known:
-        return known[status](said)
-    if status == 400 and "crc32c" in said.lower():
-        return ChecksumMismatch(said, "crc32c")
-    if status in RETRYABLE_HTTP_STATUSES or status >= 500:
-        return Unavailable(said, retry_after_s(getattr(response, "headers", {}).get("Retry-After")))
-    return Refused(said)
+    return json.dumps({field: text for field, text in given.items() if text is not None})
 
 
-def _from_auth(url: str, error: google.auth.exceptions.GoogleAuthError) -> StoreError:
-    if _has_cause(error, (requests.exceptions.SSLError,)):
-        return Untrusted(f"{shown(url)}: the token endpoint failed TLS verification: {innermost(error)}")
-    said = f"{shown(url)}: no access token: {_first_line(str(error))}"
-    if error.retryable or isinstance(error, google.auth.exceptions.TransportError):
-        return Unavailable(said)
-    return AccessRefused(said)
+def _stored(url: str, response: Response) -> StoredObject:
+    """The object that an answer describes in JSON. Raises what another status means."""
+    if response.status not in (200, 201):
+        raise refusal(url, response.status, _said(response), response.headers.get("retry-after"))
+    try:
+        fields = json.loads(response.text())
+        size_bytes, crc32c = int(fields["size"]), from_base64("crc32c", str(fields.get("crc32c", "")))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise Unavailable(f"{shown(url)}: the store describes the object in no words we know") from None
+    return StoredObject(size_bytes, (crc32c,) if crc32c else (), str(fields.get("generation", "")))
 
 
-def _from_transport(url: str, error: Exception) -> StoreError:
-    if _has_cause(error, (requests.exceptions.SSLError, urllib3.exceptions.SSLError)):
-        return Untrusted(f"{shown(url)}: the store failed TLS verification: {innermost(error)}")
-    if _has_cause(error, (requests.exceptions.Timeout, urllib3.exceptions.ReadTimeoutError, TimeoutError)):
-        return TimedOut(f"{shown(url)}: the store did not answer in time")
-    return Unavailable(f"{shown(url)}: the connection failed: {innermost(error)}")
+def _kept_bytes(response: Response) -> int:
+    """``Range: bytes=0-N``: N + 1 bytes are kept; without it none."""
+    last = response.headers.get("range", "").rpartition("-")[2]
+    return int(last) + 1 if last.isdecimal() else 0
 
 
-def _has_cause(error: BaseException | None, kinds: tuple[type[BaseException], ...]) -> bool:
-    while error is not None:
-        if isinstance(error, kinds):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
+def _said(response: Response) -> str:
+    """The store's own sentence of a refusal, as far as it is one."""
+    if response.status < 400:
+        return ""
+    text = response.text()
+    read: Callable[[], object] = lambda: json.loads(text)["error"]["message"]  # noqa: E731
+    try:
+        text = str(read())
+    except (ValueError, KeyError, TypeError, RecursionError):
+        pass
+    first = (text.strip().splitlines() or [""])[0]
+    return "".join(character for character in first if character.isprintable())[:200]
 
 
-def _first_line(text: str) -> str:
-    return (text.splitlines() or [""])[0][:200]
+def _quoted(name: str) -> str:
+    return quote(name, safe="")

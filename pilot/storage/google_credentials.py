@@ -1,34 +1,145 @@
 """Who we are to Google: a service account's key file, Workload Identity, or nobody. Nothing is looked for in the environment.
 
-Imported only when a Google store is first used.
+google-auth makes the assertions and reads the answers; its requests go over the pilot's own sessions. Imported only when a
+Google store is first used.
 """
 
 from __future__ import annotations
 
 import datetime
 import json
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Event, Lock
+from typing import TYPE_CHECKING, Any
 
 import google.auth.credentials
 import google.auth.exceptions
-from google.auth.credentials import AnonymousCredentials
 from google.oauth2 import service_account
 
 from pilot.runtime.http import OversizedAnswer, Timeouts, TlsError, TransportError, call, new_session
 from pilot.runtime.secret import Secret, SecretFile, came_to_know
-from pilot.storage.store import MissingCredentials
+from pilot.storage.store import AccessRefused, MissingCredentials, StoreError, Unavailable, Untrusted, innermost
+
+if TYPE_CHECKING:
+    import requests
 
 SCOPE = "https://www.googleapis.com/auth/devstorage.read_write"
 TOKEN_PATH = "/computeMetadata/v1/instance/service-accounts/default/token"  # noqa: S105 - a path
 METADATA_TIMEOUTS = Timeouts(connect_s=3.0, read_s=10.0)
+TOKEN_TIMEOUTS = Timeouts(connect_s=5.0, read_s=30.0)
 MAX_TOKEN_ANSWER_BYTES = 64 << 10
+MOST_WAIT_S = 120.0  # for a token that another thread is fetching
 
 
-def from_key_file(key_file: SecretFile) -> Any:
+class Bearer:
+    """The header that says who we are, with a token that is good now. Many threads that need a new one fetch it once."""
+
+    def __init__(self, key_file: Path | None, metadata_url: str | None, ca_path: str | None) -> None:
+        self._key_file = SecretFile(key_file) if key_file else None
+        self._metadata_url = metadata_url
+        self._ca_path = ca_path
+        self._credentials: Any = None
+        self._fetched: Event | None = None  # while somebody fetches a token
+        self._fetches = 0
+        self._lock = Lock()
+
+    def headers(self, shown_url: str, *, renew: bool = False) -> dict[str, str]:
+        """Nothing for nobody. ``renew``: the present token was refused. Raises AccessRefused, Unavailable, Untrusted."""
+        if self._key_file is None and self._metadata_url is None:
+            return {}
+        refused = self._fetches if renew else -1  # the count, for an endpoint may give the same token again
+        while True:
+            with self._lock:
+                credentials = self._current()
+                if credentials.valid and self._fetches != refused:
+                    return {"Authorization": f"Bearer {credentials.token}"}
+                others, self._fetched = self._fetched, self._fetched or Event()
+                fetched = self._fetched
+            if others is None:
+                self._fetch(credentials, fetched, shown_url)
+            elif not others.wait(MOST_WAIT_S):
+                raise Unavailable(f"{shown_url}: no access token: the one being fetched does not come")
+
+    def _fetch(self, credentials: Any, fetched: Event, shown_url: str) -> None:
+        """A new token, for all who wait for ``fetched``; what fails here each of them tries for itself."""
+        try:
+            with new_session(self._ca_path) as session:
+                credentials.refresh(_Transport(session))
+        except google.auth.exceptions.GoogleAuthError as error:
+            raise _in_our_words(shown_url, error) from error
+        finally:
+            with self._lock:
+                self._fetched = None
+                self._fetches += 1
+            fetched.set()
+
+    def _current(self) -> Any:
+        """The credentials; new ones when the key file was replaced."""
+        if self._credentials is None or self._key_changed():
+            self._credentials = (
+                from_key_file(self._key_file) if self._key_file else WorkloadIdentity(self._metadata_url or "")
+            )
+        return self._credentials
+
+    def _key_changed(self) -> bool:
+        try:
+            return self._key_file is not None and self._key_file.changed()
+        except OSError:
+            return False  # being replaced just now: what we have read still holds
+
+
+@dataclass(frozen=True, slots=True)
+class _TokenAnswer:
+    """As google.auth.transport.Response."""
+
+    status: int
+    headers: Mapping[str, str]
+    data: bytes
+
+
+class _Transport:
+    """As google.auth.transport.Request, over a session of the pilot's."""
+
+    def __init__(self, session: requests.Session) -> None:
+        self._session = session
+
+    def __call__(
+        self, url: str, method: str = "GET", body: bytes | None = None, headers: Any = None, **_how: Any
+    ) -> _TokenAnswer:
+        try:
+            answer = call(
+                self._session,
+                method,
+                url,
+                headers=headers,
+                body=body,
+                timeouts=TOKEN_TIMEOUTS,
+                max_bytes=MAX_TOKEN_ANSWER_BYTES,
+            )
+        except (TransportError, TlsError, OversizedAnswer) as error:
+            raise google.auth.exceptions.TransportError(error) from error  # type: ignore[no-untyped-call]
+        return _TokenAnswer(answer.status, answer.headers, answer.body)
+
+
+def _in_our_words(shown_url: str, error: google.auth.exceptions.GoogleAuthError) -> StoreError:
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, TlsError):
+            return Untrusted(f"{shown_url}: the token endpoint failed TLS verification: {innermost(error)}")
+        cause = cause.__cause__ or cause.__context__
+    said = f"{shown_url}: no access token: {(str(error).splitlines() or [''])[0][:200]}"
+    if error.retryable or isinstance(error, google.auth.exceptions.TransportError):
+        return Unavailable(said)
+    return AccessRefused(said)
+
+
+def from_key_file(key_file: SecretFile, scope: str = SCOPE) -> Any:
     """Credentials of a service account's JSON key (what GOOGLE_APPLICATION_CREDENTIALS names). Raises MissingCredentials."""
     try:
         key = json.loads(key_file.read().reveal())
-        return _KeyCredentials.from_service_account_info(key, scopes=[SCOPE])  # type: ignore[no-untyped-call]
+        return _KeyCredentials.from_service_account_info(key, scopes=[scope])  # type: ignore[no-untyped-call]
     except OSError as error:
         raise MissingCredentials(f"the Google key file {key_file.path} cannot be read: {error.strerror}") from error
     except (ValueError, TypeError, AttributeError, google.auth.exceptions.GoogleAuthError):
@@ -42,11 +153,6 @@ class _KeyCredentials(service_account.Credentials):
     def refresh(self, request: Any) -> None:
         super().refresh(request)  # type: ignore[no-untyped-call]
         came_to_know(Secret(str(self.token)))
-
-
-def anonymous() -> Any:
-    """Nobody: enough to read public buckets."""
-    return AnonymousCredentials()  # type: ignore[no-untyped-call]
 
 
 class WorkloadIdentity(google.auth.credentials.Credentials):

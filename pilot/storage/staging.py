@@ -14,11 +14,13 @@ from pathlib import Path
 
 from pilot.job.endpoint import READ_ACTIVITIES, WRITE_ACTIVITIES, Door, Endpoint, deterministic_path, doors_for
 from pilot.job.errors import PilotCannotWork, PilotError, StageError, StageInError, StageOutError
+from pilot.job.limits import output_limit_bytes
 from pilot.job.model import FileSpec, Job
 from pilot.job.queue import Queue, Transfer, storages_for
 from pilot.job.report import FileReport
 from pilot.runtime.retry import TRANSFER, RetryPolicy
 from pilot.runtime.stop import Stop
+from pilot.storage.download import fetch
 from pilot.storage.local import LocalStore
 from pilot.storage.names import NameTooLong, require_plain_lfn, require_plain_scope
 from pilot.storage.parallel import in_parallel
@@ -36,10 +38,12 @@ from pilot.storage.store import (
     Stores,
     TimedOut,
     TooLarge,
+    TooSlow,
     Truncated,
     Unavailable,
 )
-from pilot.storage.transfer import fetch, open_regular, require_free_disk, send
+from pilot.storage.transfer import open_regular, require_free_disk
+from pilot.storage.upload import send
 from pilot.storage.urls import door_url, local_path, shown
 
 logger = logging.getLogger("pilot.storage")
@@ -89,7 +93,8 @@ class JobStager:
             return ()
         for file in job.outputs:
             _require_names(file, StageOutError, PilotError.BAD_OUTPUT_FILE_NAME)
-        there = [file for file in job.outputs if _is_there(file, from_folder, job.allow_no_output)]
+        limit_bytes = output_limit_bytes(self._queue)
+        there = [file for file in job.outputs if _is_there(file, from_folder, job.allow_no_output, limit_bytes)]
         tasks = [partial(self._upload, file, self._destination(file, stop), from_folder) for file in there]
         return in_parallel(tasks, stop)
 
@@ -164,8 +169,11 @@ class JobStager:
             folder = os.open(from_folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
             try:
                 with open_regular(file.lfn, dir_fd=folder) as content:
-                    _require_output(file, os.fstat(content.fileno()))
+                    before = os.fstat(content.fileno())
+                    _require_output(file, before, output_limit_bytes(self._queue))
                     stored = send(place.stores, content, place.url, stop, policy=self._policy)
+                    _require_the_same(file, before, os.fstat(content.fileno()))
+                    _require_the_same(file, before, os.stat(file.lfn, dir_fd=folder, follow_symlinks=False))
             finally:
                 os.close(folder)
         except StoreError as error:
@@ -234,6 +242,7 @@ IN_CODES: dict[type[StoreError], PilotError] = {
     NoSpace: PilotError.NO_LOCAL_SPACE,
     TooLarge: PilotError.SIZE_TOO_LARGE,
     TimedOut: PilotError.STAGE_IN_TIMEOUT,
+    TooSlow: PilotError.STAGE_IN_TIMEOUT,
     Truncated: PilotError.STAGE_IN_FAILED,
     Unavailable: PilotError.UNREACHABLE_NETWORK,
 }
@@ -243,6 +252,7 @@ OUT_CODES: dict[type[StoreError], PilotError] = {
     AccessRefused: PilotError.STAGE_OUT_AUTHENTICATION,
     StoreFull: PilotError.NO_REMOTE_SPACE,
     TimedOut: PilotError.STAGE_OUT_TIMEOUT,
+    TooSlow: PilotError.STAGE_OUT_TIMEOUT,
 }
 IN_CHECKSUM_CODES = {"adler32": PilotError.GET_AD_MISMATCH, "md5": PilotError.GET_MD5_MISMATCH}
 OUT_CHECKSUM_CODES = {"adler32": PilotError.PUT_AD_MISMATCH, "md5": PilotError.PUT_MD5_MISMATCH}
@@ -290,10 +300,10 @@ def _require_distinct(files: tuple[FileSpec, ...]) -> None:
         seen.add(file.lfn)
 
 
-def _is_there(file: FileSpec, folder: Path, allow_no_output: frozenset[str]) -> bool:
+def _is_there(file: FileSpec, folder: Path, allow_no_output: frozenset[str], limit_bytes: int) -> bool:
     """True for a file to upload, False for one that may be missing; raises StageOutError for what cannot be an output."""
     try:
-        _require_output(file, (folder / file.lfn).lstat())
+        _require_output(file, (folder / file.lfn).lstat(), limit_bytes)
     except FileNotFoundError:
         if file.lfn in allow_no_output:
             return False
@@ -303,8 +313,8 @@ def _is_there(file: FileSpec, folder: Path, allow_no_output: frozenset[str]) -> 
     return True
 
 
-def _require_output(file: FileSpec, status: os.stat_result) -> None:
-    """Refuse links, folders, pipes and empty files.
+def _require_output(file: FileSpec, status: os.stat_result, limit_bytes: int) -> None:
+    """Refuse links, folders, pipes, empty files, and files of more than ``limit_bytes``, holes counted.
 
     A file with a second name could be another's: a payload must not have the pilot publish what it only linked to.
     """
@@ -312,3 +322,13 @@ def _require_output(file: FileSpec, status: os.stat_result) -> None:
         raise StageOutError(PilotError.STAGE_OUT_FAILED, f"{file.lfn} is not a regular file with one name")
     if status.st_size == 0:
         raise StageOutError(PilotError.EMPTY_OUTPUT_FILE, file.lfn)
+    if status.st_size > limit_bytes:
+        detail = f"{file.lfn} has {status.st_size} bytes, {limit_bytes} bytes allowed (maxwdir of the queue)"
+        raise StageOutError(PilotError.OUTPUT_FILE_TOO_LARGE, detail)
+
+
+def _require_the_same(file: FileSpec, before: os.stat_result, after: os.stat_result) -> None:
+    """Refuse a file that somebody changed or replaced while it was being stored."""
+    names = ("st_dev", "st_ino", "st_size", "st_mtime_ns", "st_nlink")
+    if any(getattr(before, name) != getattr(after, name) for name in names):
+        raise StageOutError(PilotError.STAGE_OUT_FAILED, f"{file.lfn} changed while it was being stored")

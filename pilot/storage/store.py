@@ -1,19 +1,20 @@
 """The port to a store, and the errors every store speaks in.
 
-A store moves one object between a URL and a stream; it does not retry, hash, rename or check disks: the engine
-(transfer.py) does that, the same way for every store.
+A store moves the bytes of one object between a URL and a stream; it does not retry, hash, rename or check disks: the engine
+(download.py, upload.py) does that, the same way for every store.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from threading import Lock
 from typing import Protocol
 
 from pilot.job.model import Checksum, ChecksumAlgorithm
-from pilot.runtime.retry import RetryableError
+from pilot.runtime.retry import RETRYABLE_HTTP_STATUSES, RetryableError
+from pilot.runtime.stop import Stop
 from pilot.storage.urls import scheme_of, shown
 
 
@@ -77,6 +78,14 @@ class Truncated(Unavailable):
     """Fewer bytes arrived than the store itself announced."""
 
 
+class Changed(StoreError, RetryableError):
+    """The object was replaced while it was being read: begin again."""
+
+
+class TooSlow(StoreError):
+    """The time a file of this size may take is over."""
+
+
 class SizeMismatch(StoreError):
     """The object is whole, and not of the size the caller was told: another try brings the same."""
 
@@ -87,6 +96,25 @@ class ChecksumMismatch(StoreError, RetryableError):
     def __init__(self, message: str, algorithm: ChecksumAlgorithm) -> None:
         super().__init__(message)
         self.algorithm = algorithm
+
+
+WIDTH = 4  # streams at a time: more gain nothing on two cores
+
+
+def refusal(url: str, status: int, said: str, retry_after: str | None = None) -> StoreError:
+    """An HTTP status that is no success, in our words; ``said``: what the store adds."""
+    text = f"{shown(url)}: the store answered {status}{f' {said}' if said else ''}"
+    if status in (401, 403, 407):
+        return AccessRefused(text)
+    if status in (404, 410):
+        return NotFound(text)
+    if status == 507:
+        return StoreFull(text)
+    if status == 408:
+        return TimedOut(text)
+    if status in RETRYABLE_HTTP_STATUSES or status >= 500:
+        return Unavailable(text, retry_after_s(retry_after))
+    return Refused(text)
 
 
 def innermost(error: BaseException) -> str:
@@ -104,10 +132,11 @@ def retry_after_s(header: str | None) -> float | None:
 
 @dataclass(frozen=True, slots=True)
 class StoredObject:
-    """An object as its store describes it. None and (): the store does not say."""
+    """An object as its store describes it. None, () and "": the store does not say. ``version`` tells it from a later one."""
 
     size_bytes: int | None = None
     checksums: tuple[Checksum, ...] = ()
+    version: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,18 +148,37 @@ class ObjectHeaders:
     content_encoding: str | None = None
 
 
-class Sink(Protocol):
-    """Where a download goes. ``expect`` is called once, before the first block, by stores that know what will come.
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A part of an object: from byte ``first`` up to and without byte ``end``; None: to its end."""
 
-    ``expect`` and ``write`` raise what must end the download: Stopped, NoSpace, TooLarge, TimedOut. While inside
-    ``interruptible`` a stop calls ``shut`` from another thread, which must end a read that waits for a silent peer.
+    first: int = 0
+    end: int | None = None
+
+    @property
+    def whole(self) -> bool:
+        return self.first == 0 and self.end is None
+
+    @property
+    def header(self) -> str:
+        """As HTTP's Range wants it."""
+        return f"bytes={self.first}-{'' if self.end is None else self.end - 1}"
+
+
+class Incoming(Protocol):
+    """What a store sends. ``announced`` describes the whole object; ``first``: the byte of it that comes first.
+
+    ``readinto`` hands on what has come, at most a view's length; 0 at the end, or where the peer stopped in the middle.
+    Raises StoreError, OSError of the connection.
     """
 
-    def interruptible(self, shut: Callable[[], object]) -> AbstractContextManager[None]: ...
+    @property
+    def announced(self) -> StoredObject: ...
 
-    def expect(self, announced: StoredObject) -> None: ...
+    @property
+    def first(self) -> int: ...
 
-    def write(self, block: bytes) -> int: ...
+    def readinto(self, view: memoryview, /) -> int: ...
 
 
 class Source(Protocol):
@@ -144,26 +192,74 @@ class Source(Protocol):
 
     def read(self, size: int = -1, /) -> bytes: ...
 
-    def seek(self, offset: int, whence: int = 0, /) -> int: ...
+    def seek(self, offset: int, /) -> int: ...
 
-    def tell(self) -> int: ...
+
+class Parts(Protocol):
+    """An upload in parts. A store shows nothing of it before ``finish``.
+
+    ``put`` sends the part that begins at byte ``offset``; ``last``: with it the object ends. After a failure ``stored_bytes``
+    says from where to go on: a store may have taken a part of a part.
+    """
+
+    def put(self, part: Source, offset: int, last: bool, stop: Stop) -> None: ...
+
+    def stored_bytes(self, stop: Stop) -> int: ...
+
+    def finish(self, stop: Stop) -> StoredObject: ...
+
+    def abandon(self) -> None: ...
 
 
 class Store(Protocol):
-    """One kind of storage. Every method makes one attempt and raises a StoreError; all are safe to call from threads.
+    """One kind of storage. Every method makes one attempt and raises a StoreError or Stopped; all may be called from threads.
 
-    ``upload_checksum`` is the algorithm the store reports after an upload.
+    ``upload_checksum`` is the algorithm in which the store describes what was uploaded. ``version``: refuse another one
+    (Changed).
     """
 
-    upload_checksum: ChecksumAlgorithm
+    @property
+    def upload_checksum(self) -> ChecksumAlgorithm: ...
 
-    def download(self, url: str, sink: Sink) -> None: ...
+    def read(self, url: str, span: Span, stop: Stop, version: str = "") -> AbstractContextManager[Incoming]: ...
 
-    def upload(self, source: Source, url: str, headers: ObjectHeaders) -> StoredObject: ...
+    def write(self, url: str, source: Source, headers: ObjectHeaders, stop: Stop) -> StoredObject: ...
 
-    def stat(self, url: str) -> StoredObject: ...
+    def write_in_parts(self, url: str, headers: ObjectHeaders, stop: Stop) -> Parts: ...
+
+    def stat(self, url: str, stop: Stop) -> StoredObject: ...
 
     def close(self) -> None: ...
+
+
+class Lanes:
+    """How many streams there are at a time, so that a large file uses several only while there is nothing else to move."""
+
+    def __init__(self, width: int) -> None:
+        self.width = width
+        self._busy = 0
+        self._lock = Lock()
+
+    @contextmanager
+    def taken(self) -> Iterator[None]:
+        """A stream that is needed in any case."""
+        with self._lock:
+            self._busy += 1
+        try:
+            yield
+        finally:
+            self.give_back()
+
+    def take_one_more(self) -> bool:
+        """A further stream, if one is free."""
+        with self._lock:
+            free = self._busy < self.width
+            self._busy += free
+            return free
+
+    def give_back(self) -> None:
+        with self._lock:
+            self._busy -= 1
 
 
 class Stores:
@@ -173,6 +269,7 @@ class Stores:
         self._factories = dict(factories)
         self._open: dict[str, Store] = {}
         self._lock = Lock()
+        self.lanes = Lanes(WIDTH)
 
     @property
     def schemes(self) -> tuple[str, ...]:

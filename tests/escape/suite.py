@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import json
 import os
 import re
@@ -23,9 +24,11 @@ from pilot.sandbox.certs import write_private
 from pilot.sandbox.tokens import Issuer
 from pilot.sandbox.world import World
 from tests.escape.attempts import IN_ONE_JOB, Attempt, Kind
-from tests.integration.pilot.pilotrun import QUEUE, Pilots, RunningPilot, output_keys, shell_job
+from tests.faults.checker import updates
+from tests.integration.pilot.pilotrun import Pilots, RunningPilot, output_keys, shell_job
 
 PROJECT = Path(__file__).parents[2]
+QUEUE = "ESCAPES"
 RUNGS = ("A", "B", "C", "D")
 WORDS = {"A": "A:apptainer", "B": "B:uid+landlock", "C": "C:landlock", "D": "D:none"}
 # The pilot as the pods have it: root with three capabilities, root with none. Containers are started by root as well.
@@ -35,9 +38,13 @@ ATTEMPT_S = 5
 DAEMON = "61234"  # seconds of sleep by which processes are known again
 GONE_WITHIN_S = 3.0
 MAX_PROCESSES = 150
+MEMORY_MB, DISK_MB = 100, 50  # of the queue: maxrss (the limit is twice that) and maxwdir
+HEARTBEAT_S, LATEST_HEARTBEAT_S = 1.0, 11.0
+HOG_S = 4
 
 # 1,000 processes, were nobody to stop it
 BOMB = 'f() { [ "$1" -gt 0 ] && { f $(($1 - 1)) & f $(($1 - 1)) & }; sleep 30; }; f 9'
+STOPPED_BOMB = (1305, 1235)  # its processes, or their memory: whichever is counted first
 DAEMONS = f"""trap '' TERM
 sleep {DAEMON} &
 setsid sleep {DAEMON} &
@@ -47,12 +54,31 @@ exit 0"""
 OUTPUTS = "ln -s $KEY link.txt; ln $KEY hard.txt || ln /etc/hostname hard.txt || :; mkfifo pipe.txt"
 FORGED = "printf 'FATAL: \\033]0;evil\\007\\033[2J forged\\r\\n' >&2; exit 1"
 
+# What would exhaust the pilot or the node: a program, and the code it is stopped with; None: it ends by itself, unnoticed.
+EXHAUSTING: dict[str, tuple[str, int | None]] = {
+    "all memory": (f"x=$(head -c {4 * MEMORY_MB}000000 /dev/zero | tr '\\0' x); echo ${{#x}}; sleep 60", 1235),
+    "all memory by many processes": (
+        f"for i in 1 2 3 4 5 6 7 8; do (x=$(head -c {MEMORY_MB}000000 /dev/zero | tr '\\0' x); sleep 60) & done; wait",
+        1235,
+    ),
+    "all of the disk": ("head -c 2000000000 /dev/zero >fill; sleep 60", 1104),
+    "all of the disk in /tmp": ('head -c 2000000000 /dev/zero >"$TMPDIR/fill"; sleep 60', 1104),
+    "all inodes": ("mkdir d; cd d; seq 1 9000 | xargs touch; sleep 60", 1104),
+    "a flood of output": ("head -c 200000000 /dev/zero | tr '\\0' x; sleep 60", 1106),
+    "all descriptors": ('python3 -c "f = [open(\'/dev/null\') for _ in range(10**6)]"; [ $? = 1 ]', None),
+    "logs that are pipes": ("mkfifo payload-log.json memory_monitor_summary.json", None),
+    "all of the processors": (
+        f"i=0; while [ $i -lt 30 ]; do timeout {HOG_S} sh -c 'while :; do :; done' & i=$((i + 1)); done; wait", None
+    ),
+}  # fmt: skip
 OUTSIDE = (
     Attempt(Kind.READ, "links and pipes as outputs", ""),
     Attempt(Kind.READ, "a canary in anything uploaded", ""),
     Attempt(Kind.CHANGE, "terminal escapes in a diagnosis", ""),
     Attempt(Kind.STOP, "processes that outlive their job", ""),
     Attempt(Kind.STOP, "fork bomb", ""),
+    *(Attempt(Kind.STOP, name, "") for name in EXHAUSTING),
+    Attempt(Kind.STOP, "heartbeats held back by a CPU hog", ""),
     Attempt(Kind.STOP, "the pilot's life", ""),
 )
 ALL = (*IN_ONE_JOB, *OUTSIDE)
@@ -85,6 +111,7 @@ class Suite:
     def __init__(self, world: World, folder: Path) -> None:
         self.world, self.folder, self.state = world, folder, world.state_dir
         self.state.chmod(0o700)
+        world.cric.set_queue(QUEUE, {"maxrss": MEMORY_MB, "maxwdir": DISK_MB})
         self.token = self.state / "token"
         write_private(self.token, Issuer(self.state).token().encode())
         self.image = folder / "image"
@@ -92,12 +119,13 @@ class Suite:
         subprocess.run([script, folder / "image.sif", self.image], check=True, capture_output=True)
 
     def run(self, rung: str) -> Result:
-        """All attempts on one rung, by one pilot, in six jobs."""
+        """All attempts on one rung, by one pilot."""
         place = self.folder / rung
         place.mkdir()
         secrets = self._plant(place)
         pilots = Pilots(self.world, place)
-        args = ["--max-jobs", "6", "--max-empty", "500", "--empty-wait-s", "0.1"]
+        args = ["--max-jobs", str(6 + len(EXHAUSTING)), "--max-empty", "500", "--empty-wait-s", "0.1"]
+        args += ["--max-inodes", "3000", "--max-stdout-mib", "32", "--heartbeat", str(HEARTBEAT_S)]
         args += ["--require-isolation", "none" if rung == "D" else rung]
         args += ["--max-processes", str(MAX_PROCESSES), "--payload-grace-s", "0.3"]
         args += ["--token-file", str(self.token), "--origin", "Rubin.production"]
@@ -111,7 +139,8 @@ class Suite:
             else ()
         )
         config = pilots.settings(queues={QUEUE: {"binds": bound, "own_containers": rung == "D"}})
-        running = pilots.start(*args, config=config, wrap=wrap, env={"MY_TOKEN": CANARY, "GOOGLE_CANARY": CANARY})
+        environment = {"MY_TOKEN": CANARY, "GOOGLE_CANARY": CANARY}
+        running = pilots.start(*args, config=config, wrap=wrap, env=environment, queue=QUEUE)
         try:
             return self._attack(rung, running, place, secrets)
         finally:
@@ -143,21 +172,27 @@ class Suite:
 
     def _attack(self, rung: str, running: RunningPilot, place: Path, planted: dict[str, Path]) -> Result:
         sandbox, result = self.world.sandbox, Result()
+
+        def submit(command: str, **keys: str) -> int:
+            small = {"computingSite": QUEUE, "minRamCount": MEMORY_MB, "maxDiskCount": DISK_MB}
+            return sandbox.submit_job(**shell_job(command, **small, **keys))
+
         running.wait_until(lambda: "no job for" in running.log, "it asks for jobs")
-        before = sandbox.submit_job(**shell_job("echo mine >left-here"))
+        before = submit("echo mine >left-here")
         places = self._places(running, place, rung) | {name: str(path) for name, path in planted.items()}
         places["BEFORE"] = str(before)
         head = "".join(f"export {name}='{value}'\n" for name, value in places.items()) + "export MINE=$PANDAID\n"
-        jobs = {"attempts": sandbox.submit_job(**shell_job(head + _one_after_another(rung)))}
+        jobs = {"attempts": submit(head + _one_after_another(rung))}
         outputs = output_keys("link.txt", "hard.txt", "pipe.txt")
-        jobs["links and pipes as outputs"] = sandbox.submit_job(**shell_job(head + OUTPUTS, **outputs))
-        jobs["processes that outlive their job"] = sandbox.submit_job(**shell_job(DAEMONS))
-        jobs["fork bomb"] = sandbox.submit_job(**shell_job(BOMB))
-        jobs["terminal escapes in a diagnosis"] = sandbox.submit_job(**shell_job(FORGED))
+        jobs["links and pipes as outputs"] = submit(head + OUTPUTS, **outputs)
+        jobs["processes that outlive their job"] = submit(DAEMONS)
+        jobs["fork bomb"] = submit(BOMB)
+        jobs["terminal escapes in a diagnosis"] = submit(FORGED)
+        jobs |= {name: submit(command) for name, (command, _code) in EXHAUSTING.items()}
         sandbox.wait_for(jobs["processes that outlive their job"], {"finished", "failed"}, 60)
         time.sleep(GONE_WITHIN_S)
         left = _sleepers()
-        end = running.end(60)
+        end = running.end(120)
         result.log = end.stderr
         result.isolation = ",".join(sorted({job["isolation"] for job in end.jobs.values()}))
         self._judge_inside(result, jobs["attempts"])
@@ -183,13 +218,26 @@ class Suite:
             "a canary in anything uploaded": leaks,
             "terminal escapes in a diagnosis": "\x1b" in diagnosis or "\\x1b" in diagnosis or "\x07" in diagnosis,
             "processes that outlive their job": left,
-            "fork bomb": codes["fork bomb"] != 1305 and str(states["fork bomb"]["status"]),
+            "fork bomb": codes["fork bomb"] not in STOPPED_BOMB
+            and f"{states['fork bomb']['status']} {codes['fork bomb']}",
+            "heartbeats held back by a CPU hog": self._late_heartbeats(jobs["all of the processors"]),
             "the pilot's life": exit_code != 0 and f"exit code {exit_code}",
         }
+        for name, (_command, code) in EXHAUSTING.items():
+            stopped = codes[name] == code or (code is None and states[name]["status"] == "finished")
+            facts[name] = not stopped and f"{states[name]['status']} {codes[name]}"
         for attempt in OUTSIDE:
             result.made.add(attempt.name + attempt.kind)
             if facts[attempt.name]:
                 result.got[attempt.name + attempt.kind] = str(facts[attempt.name])[:60]
+
+    def _late_heartbeats(self, panda_id: int) -> str:
+        """The longest time between two updates of a job, when it is too long."""
+        told = updates(self.world.db.ledger(0), panda_id)
+        seqs = {update.seq for update in told}
+        times_s = [entry["arrived"] for entry in self.world.db.ledger(0) if entry["seq"] in seqs]
+        longest_s = max(later - earlier for earlier, later in itertools.pairwise(times_s))
+        return f"{longest_s:.1f} s without one" if longest_s > LATEST_HEARTBEAT_S else ""
 
     # --- what was uploaded --------------------------------------------------------------------------------------------
 

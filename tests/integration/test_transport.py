@@ -24,9 +24,10 @@ from pilot.runtime.stop import Stop
 from pilot.runtime.strict_session import MAX_WHOLE_ANSWER_BYTES
 from pilot.sandbox.world import World
 from pilot.settings import read_settings
+from pilot.storage.download import fetch
 from pilot.storage.opening import StorageOptions, open_stores
 from pilot.storage.store import StoreError, Stores
-from pilot.storage.transfer import fetch, send
+from pilot.storage.upload import send
 from tests.integration.pilot.pilotrun import HASTY, Pilots, log_url, processes_of, public, submit
 from tests.integration.storage.conftest import Tls, tls  # noqa: F401  (a fixture)
 from tests.integration.storage.loopback import Loopback, Recorded, Reply, serving
@@ -145,7 +146,7 @@ def test_no_store_follows_a_redirect_to_another_host(
         with pytest.raises(StoreError):
             fetch(lure.stores, url, tmp_path / "target", Stop(), policy=ONCE)
         with pytest.raises(StoreError):
-            lure.stores.for_url(url).stat(url)
+            lure.stores.for_url(url).stat(url, Stop())
         with pytest.raises(StoreError):
             send(lure.stores, tmp_path / "source", url, Stop(), policy=ONCE)
     assert len(lure.server.requests) >= 8
@@ -186,7 +187,7 @@ def test_answers_without_an_end_are_given_up(stack: ExitStack, tls: Tls, tmp_pat
     stores = open_stores(options)
     stack.callback(stores.close)
     (tmp_path / "source").write_bytes(b"content")
-    with pytest.raises(StoreError, match="more than"):
+    with pytest.raises(StoreError, match="answered 400"):
         send(stores, tmp_path / "source", url, Stop(), policy=ONCE)
 
 

@@ -17,6 +17,7 @@ from pilot.jobrun import JobParts
 from pilot.ports import (
     Acquired,
     AcquireRequest,
+    Follower,
     JobStatus,
     LogsStored,
     NoJob,
@@ -239,6 +240,7 @@ class Bench:
     payload: Script = field(default_factory=Script)
     logs: Board = field(default_factory=Board)
     preempted: bool = False
+    followers: tuple[Follower, ...] = ()
     heartbeat_s: float = 60.0
     server_silence_s: float = 3600.0
     start_wait_s: float = 5.0
@@ -264,6 +266,7 @@ class Bench:
             final_retry_s=self.final_retry_s,
             shutdown_s=self.shutdown_s,
             preempted=lambda: self.preempted,
+            followers=self.followers,
         )
 
     def worker(self, **changes: Any) -> Worker:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from pilot.job.errors import Diagnosis, PayloadError, PilotError, StageInError, StageOutError
-from pilot.job.model import ApiGeneration
+from pilot.job.model import ApiGeneration, Job
 from pilot.job.states import JobState
 from pilot.jobrun import JobRecord, finish_job, run_job
 from pilot.outbox import Delivery
@@ -412,3 +412,55 @@ def test_a_payload_may_write_into_its_folder_only_until_the_end(bench: Bench) ->
     bench.payload.during = write
     run(bench)
     assert bench.folders == []
+
+
+# --- onlookers --------------------------------------------------------------------------------------------------------
+
+
+class Onlooker:
+    """A follower that does what a test tells it to."""
+
+    name = "onlooker"
+
+    def __init__(self, during: Callable[[Stop], object]) -> None:
+        self._during = during
+        self.seen: list[tuple[int, Path]] = []
+
+    def follow(self, job: Job, folder: JobFolder, stop: Stop) -> None:
+        self.seen.append((job.panda_id, folder.work))
+        self._during(stop)
+
+
+def test_a_follower_sees_the_job_from_before_its_payload_to_its_end(bench: Bench) -> None:
+    states: list[list[str]] = []
+
+    def during(stop: Stop) -> None:
+        states.append(bench.server.states)
+        stop.wait(None)
+        states.append(bench.server.states)
+
+    follower = Onlooker(during)
+    bench.followers = (follower,)
+    run(bench)
+    assert follower.seen == [(4711, bench.volume.jobs / "4711.2" / "work")]
+    assert states[0] == ["starting"] and states[1][-1] == "finished"
+
+
+def test_no_job_ends_for_a_follower_that_fails(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    def fail(stop: Stop) -> None:
+        raise KeyError("a bug")
+
+    bench.followers = (Onlooker(fail),)
+    assert run(bench).outcome.state is JobState.FINISHED
+    assert "helper onlooker failed" in caplog.text
+
+
+def test_a_follower_that_is_stuck_is_left_behind_and_no_further_job_is_taken(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pilot.runtime.loops.JOIN_BOUND_S", 0.05)
+    stuck = threading.Event()
+    bench.followers = (Onlooker(lambda stop: stuck.wait(30)),)
+    record = run(bench)
+    stuck.set()
+    assert (record.outcome.state, record.abandoned_helpers) == (JobState.FINISHED, ("onlooker",))

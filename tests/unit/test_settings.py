@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +76,7 @@ def test_flags_win_over_the_environment_that_over_the_file_and_that_over_the_def
 @pytest.mark.parametrize("option", [o for o in OPTIONS if o.name != "config"], ids=lambda option: option.name)
 def test_every_option_is_a_field_a_flag_a_variable_and_a_key(option: Any, file: Path) -> None:
     samples = {"queue": "Q7", "submit_mode": "PUSH", "log_level": "DEBUG", "runtime": "plain", "api": "legacy"}
-    samples["require_isolation"] = "B"
+    samples |= {"require_isolation": "B", "use_realtime_logging": "yes"}
     text = samples.get(option.name)
     for guess in (text, "https://host.example:1234", "17"):
         try:
@@ -224,67 +226,186 @@ def test_a_token_needs_its_origin() -> None:
 
 # --- Harvester --------------------------------------------------------------------------------------------------------
 
-TODAY = {
-    "pandaQueueName": "DOMA_LSST_DEV",
-    "computingSite": "SITE",
-    "resourceType": "SCORE",
-    "prodSourceLabel": "unified",
-    "jobType": "unified",
-    "pilotType": "RC",
-    "proxySecretPath": "/proxy/x509up_u25606",
-    "PANDA_AUTH_ORIGIN": "atlas.pilot",
-    "PANDA_AUTH_DIR": "",
-    "PANDA_AUTH_TOKEN": "",
-    "workerID": "12",
-    "HARVESTER_WORKER_ID": "12",
-    "HARVESTER_ID": "cern-1",
-    "PANDA_JSID": "harvester-cern-1",
-    "submit_mode": "PULL",
-    "TMPDIR": "/pilotdir",
-    "PANDA_HOSTNAME": "gke-node",
-    "K8S_JOB_ID": "grid-job-7",
-    "storageLimitMiB": "16336",
-    "REALTIME_LOGFILES": "a.json",
-    "S3_ENDPOINT_URL": "https://s3.example",
+
+def harvester_2026() -> dict[str, str]:
+    """The whole environment that Harvester's Kubernetes plugin appends to a container today, in PULL mode with a proxy."""
+    return {
+        "computingSite": "DOMA_LSST_DEV",
+        "pandaQueueName": "DOMA_LSST_DEV",
+        "resourceType": "SCORE",
+        "prodSourceLabel": "unified",
+        "jobType": "unified",
+        "pilotType": "RC",
+        "pilotUrlOpt": "--piloturl https://host.example/pilot3.tgz",
+        "pythonOption": "--pythonversion 3",
+        "pilotVersion": "3.11.5.1",
+        "proxySecretPath": "/proxy/x509up_u25606",
+        "PANDA_AUTH_ORIGIN": "atlas.pilot",
+        "PANDA_AUTH_DIR": "",
+        "PANDA_AUTH_TOKEN": "",
+        "PANDA_AUTH_TOKEN_KEY": "",
+        "workerID": "4712",
+        "HARVESTER_WORKER_ID": "4712",
+        "HARVESTER_ID": "harvester-of-2026",
+        "PANDA_JSID": "harvester-harvester-of-2026",
+        "logs_frontend_w": "https://cache.example:25443/server/panda",
+        "logs_frontend_r": "https://cache.example:25443/cache",
+        "submit_mode": "PULL",
+        "EXEC_DIR": "/scratch/executables",
+        "TMPDIR": "/pilotdir",
+        "HOME": "/pilotdir",
+        "PANDA_HOSTNAME": "gke-node-7",
+        "K8S_JOB_ID": "grid-job-4712",
+        "storageRequestMiB": "16336.0",
+        "storageLimitMiB": "16336.0",
+    }
+
+
+def harvester_2021() -> dict[str, str]:
+    """That of 2021, with what Rubin's templates add: placeholders that nobody fills, and their own constants."""
+    template = {name: f"${name}" for name in ("proxyContent", "pythonOption", "K8S_JOB_ID", "stdout_name")}
+    return {
+        **template,
+        "computingSite": "DOMA_LSST_DEV",
+        "pandaQueueName": "DOMA_LSST_DEV",
+        "resourceType": "SCORE",
+        "prodSourceLabel": "managed",
+        "jobType": "managed",
+        "pilotType": "PR",
+        "pilotUrlOpt": "",
+        "proxySecretPath": "/proxy/x509up_u25606",
+        "workerID": "4701",
+        "HARVESTER_WORKER_ID": "4701",
+        "HARVESTER_ID": "harvester-of-2021",
+        "PANDA_JSID": "harvester-harvester-of-2021",
+        "logs_frontend_w": "https://cache.example:25443/server/panda",
+        "logs_frontend_r": "https://cache.example:25443/cache",
+        "stdout_name": "",
+        "submit_mode": "PULL",
+        "EXEC_DIR": "/scratch/executables",
+        "TMPDIR": "/tmp",
+        "GOOGLE_APPLICATION_CREDENTIALS": "/gcscreds/gcs-access.json",
+        "PILOT_NOKILL": "True",
+        "S3_ENDPOINT_URL": "https://storage.googleapis.com",
+        "REALTIME_LOGGING_SERVER": "google-cloud-logging",
+        "REALTIME_LOGNAME": "Panda-RubinLog",
+        "REALTIME_LOGFILES": "payload-log.json",
+        "USE_REALTIME_LOGGING": "yes",
+        "AWS_ACCESS_KEY_ID": "AKIA",
+        "AWS_SECRET_ACCESS_KEY": "sesame-open",
+        "PGPASSWORD": "sesame-too",
+    }
+
+
+# Row by row what each variable comes to (facts on Harvester, the environment): variable -> (setting, 2026, 2021).
+UNSET: Any = object()
+ROWS: dict[str, tuple[str, Any, Any]] = {
+    "computingSite": ("site", "DOMA_LSST_DEV", "DOMA_LSST_DEV"),
+    "pandaQueueName": ("queue", "DOMA_LSST_DEV", "DOMA_LSST_DEV"),
+    "resourceType": ("resource_type", "SCORE", "SCORE"),
+    "prodSourceLabel": ("label", "unified", "managed"),
+    "jobType": ("job_type", "unified", "managed"),
+    "pilotType": ("version_tag", "RC", "PR"),
+    "pilotUrlOpt": ("ignored", ("pilotUrlOpt", "pythonOption", "pilotVersion"), ()),
+    "proxySecretPath": ("x509_proxy", Path("/proxy/x509up_u25606"), Path("/proxy/x509up_u25606")),
+    "PANDA_AUTH_ORIGIN": ("origin", "atlas.pilot", None),
+    "PANDA_AUTH_TOKEN": ("token_file", None, None),
+    "PANDA_AUTH_TOKEN_KEY": ("token_key_file", None, None),
+    "workerID": ("worker_id", 4712, 4701),
+    "HARVESTER_ID": ("harvester_id", "harvester-of-2026", "harvester-of-2021"),
+    "PANDA_JSID": ("scheduler_id", "harvester-harvester-of-2026", "harvester-harvester-of-2021"),
+    "logs_frontend_w": ("worker_log_upload",) + ("https://cache.example:25443/server/panda",) * 2,
+    "logs_frontend_r": ("worker_log_public",) + ("https://cache.example:25443/cache",) * 2,
+    "stdout_name": ("worker_log_name", None, None),
+    "(generation)": ("of_2021", False, True),
+    "submit_mode": ("job", None, None),
+    "TMPDIR": ("workdir", Path("/pilotdir/pilot"), Path("/tmp/pilot")),
+    "TMPDIR of the log": ("worker_log", Path("/pilotdir/wrapper-wid.log"), Path("/tmp/wrapper-wid.log")),
+    "PANDA_HOSTNAME": ("node", "gke-node-7", UNSET),
+    "K8S_JOB_ID": ("batch_id", "grid-job-4712", None),
+    "storageLimitMiB": ("disk_limit_mib", 16336, None),
+    "GOOGLE_APPLICATION_CREDENTIALS": ("google_application_credentials", None, Path("/gcscreds/gcs-access.json")),
+    "S3_ENDPOINT_URL": ("payload_s3_endpoint",) + ("https://storage.googleapis.com",) * 2,
+    "REALTIME_LOGFILES": ("realtime_logfiles",) + ("payload-log.json",) * 2,
+    "REALTIME_LOGNAME": ("realtime_logname",) + ("Panda-RubinLog",) * 2,
+    "REALTIME_LOGGING_SERVER": ("realtime_logging_server", None, "google-cloud-logging"),
+    "USE_REALTIME_LOGGING": ("use_realtime_logging", False, True),
 }
-OF_2021 = {
-    "computingSite": "DOMA_LSST_DEV",
-    "pandaQueueName": "$pandaQueueName",
-    "resourceType": "SCORE",
-    "prodSourceLabel": "managed",
-    "jobType": "managed",
-    "pilotType": "PR",
-    "proxySecretPath": "/proxy/x509up",
-    "proxyContent": "$proxyContent",
-    "workerID": "12",
-    "HARVESTER_ID": "$HARVESTER_ID",
-    "K8S_JOB_ID": "$K8S_JOB_ID",
-    "PANDA_JSID": "harvester-x",
-    "submit_mode": "PULL",
-}
 
 
-def test_a_pod_of_today_needs_no_flag() -> None:
-    settings = read(env=TODAY, queue="")
-    assert (settings.queue, settings.label, settings.job_type, settings.resource_type) == (
-        "DOMA_LSST_DEV",
-        "unified",
-        "unified",
-        "SCORE",
-    )
-    assert (settings.harvester_id, settings.worker_id, settings.scheduler_id) == ("cern-1", 12, "harvester-cern-1")
-    assert (settings.batch_id, settings.node, settings.version_tag) == ("grid-job-7", "gke-node", "RC")
-    assert (settings.x509_proxy, settings.token_file) == (Path("/proxy/x509up_u25606"), None)
-    assert (settings.disk_limit_mib, settings.workdir) == (16336, Path("/pilotdir/pilot"))
-    assert settings.image_cache == Path("/pilotdir/pilot/images")
-    assert (settings.realtime_logfiles, settings.payload_s3_endpoint) == ("a.json", "https://s3.example")
+@pytest.mark.parametrize("row", ROWS)
+def test_exactly_harvesters_environment_is_enough(row: str) -> None:
+    name, today, then = ROWS[row]
+    for variables, wanted in ((harvester_2026(), today), (harvester_2021(), then)):
+        settings = read_settings({}, variables, ())
+        found = getattr(settings, name)
+        assert found == (socket.gethostname() if wanted is UNSET else wanted)
 
 
-def test_a_pod_of_2021_needs_none_either_and_its_placeholders_are_unset() -> None:
-    settings = read(env=OF_2021, queue="")
-    assert (settings.queue, settings.label, settings.worker_id) == ("DOMA_LSST_DEV", "managed", 12)
-    assert (settings.harvester_id, settings.batch_id) == (None, None)
-    assert settings.x509_proxy == Path("/proxy/x509up")
+def test_only_data_credentials_of_the_template_go_on_to_payloads() -> None:
+    names = set(read_settings({}, harvester_2021(), ()).payload_environment)
+    assert names == {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "PGPASSWORD"}
+    assert read_settings({}, harvester_2026(), ()).payload_environment == {}
+
+
+@pytest.mark.parametrize("name", sorted(set(harvester_2026()) | set(harvester_2021())))
+@pytest.mark.parametrize("generation", [harvester_2026, harvester_2021])
+@pytest.mark.parametrize("nothing", ["", " ", "${name}"], ids=["empty", "blank", "placeholder"])
+def test_each_variable_may_say_nothing(name: str, generation: Any, nothing: str) -> None:
+    """Harvester leaves a name empty that has no value, and a template's placeholder stands where nothing was appended."""
+    without = {key: value for key, value in generation().items() if key != name}
+    said_nothing = without | {name: nothing.replace("{name}", name)}
+    left = read_settings({}, without, ())
+    found = read_settings({}, said_nothing, ())
+    if name == "stdout_name":  # being there at all is the mark of 2021
+        assert found.of_2021 is (generation is harvester_2021)
+        found = replace(found, of_2021=left.of_2021)
+    assert found == left
+
+
+def test_a_pod_in_push_mode_reads_the_mounted_job() -> None:
+    settings = read_settings({}, harvester_2026() | {"submit_mode": "PUSH"}, ())
+    assert (settings.job, settings.sources["job"]) == (PUSH_JOB_FILE, "submit_mode PUSH")
+
+
+def test_a_pod_in_token_mode_has_its_files_in_the_named_folder(tmp_path: Path) -> None:
+    for name in ("token", "key"):
+        (tmp_path / name).write_text("x")
+    token = {"PANDA_AUTH_DIR": str(tmp_path), "PANDA_AUTH_TOKEN": "token", "PANDA_AUTH_TOKEN_KEY": "key"}
+    settings = read_settings({}, harvester_2026() | token | {"proxySecretPath": ""}, ())
+    assert (settings.token_file, settings.token_key_file) == (tmp_path / "token", tmp_path / "key")
+    assert (settings.origin, settings.x509_proxy) == ("atlas.pilot", None)
+
+
+def test_the_origin_of_the_settings_file_wins_over_harvesters_and_over_nobody_elses(file: Path) -> None:
+    write(file, {"origin": "panda_dev.pilot", "label": "of the file"})
+    harvester = {"PANDA_AUTH_ORIGIN": "atlas.pilot", "prodSourceLabel": "unified"}
+    settings = read(env=harvester, file=file)
+    assert (settings.origin, settings.sources["origin"]) == ("panda_dev.pilot", f"file {file}")
+    assert settings.label == "unified", "every other variable wins over the file"
+    assert read(env={"OIDC_AUTH_ORIGIN": "atlas.pilot"}, file=file).origin == "panda_dev.pilot"
+    assert read(env=harvester | {"PILOT_ORIGIN": "mine"}, file=file).origin == "mine"
+    assert read({"origin": "flagged"}, harvester, file=file).origin == "flagged"
+    assert read(env=harvester).origin == "atlas.pilot"
+
+
+@pytest.mark.parametrize(
+    ("text", "mib"), [("16336.0", 16336), ("16336", 16336), ("0x10", None), ("0.5", None), ("-1", None)]
+)
+def test_the_disk_limit_may_have_decimals(text: str, mib: int | None) -> None:
+    if mib is None:
+        assert "storageLimitMiB" in refused(env={"storageLimitMiB": text})
+    else:
+        assert read(env={"storageLimitMiB": text}).disk_limit_mib == mib
+
+
+def test_the_queue_may_be_known_by_its_site_alone() -> None:
+    assert read_settings({}, {"computingSite": "Q"}, ()).queue == "Q"
+
+
+@pytest.mark.parametrize(("word", "on"), [("yes", True), ("y", True), ("YES", True), ("no", False), ("True", True)])
+def test_realtime_logging_is_switched_in_the_words_in_use(word: str, on: bool) -> None:
+    assert read(env={"USE_REALTIME_LOGGING": word}).use_realtime_logging is on
 
 
 def test_blank_variables_are_unset() -> None:

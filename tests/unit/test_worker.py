@@ -267,16 +267,26 @@ def test_a_given_job_that_was_brought_to_its_end_before_is_not_run_again(bench: 
     assert len(bench.server.updates) == said
 
 
-def test_harvester_is_told_when_both_its_ids_are_known(bench: Bench) -> None:
-    live(bench, harvester_id="h", worker_id=7)
-    assert bench.server.worker_states == ["started", "finished"]
-    live(bench, harvester_id="h", worker_id=None)
-    assert len(bench.server.worker_states) == 2
+def test_a_given_job_is_reported_when_the_queue_gives_no_work(bench: Bench) -> None:
+    refusal = PilotCannotWork(ExitCode.QUEUE_NOT_ONLINE, "the queue is offline")
+    given = Acquired(definition(), ApiGeneration.V1)
+    end = live(bench, refusal=refusal, push_job=given)
+    assert (end.exit_code, end.reason) == (ExitCode.QUEUE_NOT_ONLINE, "the queue is offline")
+    final = bench.server.final
+    assert (final["job_status"], final["pilot_error_code"]) == ("failed", 1386)
+    assert "the queue is offline" in str(final["pilot_error_diag"])
+    assert (bench.payload.runs, bench.stager.staged, bench.folders) == (0, [], [])
+    assert [attempt.panda_id for attempt in bench.logs.stored] == [4711]
+    live(bench, refusal=refusal, push_job=given)
+    assert len(bench.server.updates) == 1, "it is over"
 
 
-def test_harvester_that_is_not_there_is_no_failure(bench: Bench) -> None:
-    bench.server.trouble["worker"] = [ServerUnreachable("down"), ServerRefused("bug")]
-    assert live(bench, harvester_id="h", worker_id=7).exit_code is ExitCode.OK
+def test_a_refused_job_that_cannot_be_reported_stays_for_a_successor(bench: Bench) -> None:
+    bench.final_retry_s = 0.05
+    bench.server.trouble = {name: [ServerUnreachable("down")] * 1000 for name in ("failed", "status")}
+    refusal = PilotCannotWork(ExitCode.QUEUE_NOT_ACTIVE, "the queue is not active")
+    end = live(bench, refusal=refusal, push_job=Acquired(definition(), ApiGeneration.V1))
+    assert (end.exit_code, bench.folders) == (ExitCode.SERVER_COMMUNICATION, ["4711.2"])
 
 
 def undelivered(bench: Bench) -> dict[str, Any]:

@@ -9,49 +9,36 @@ import random
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
 import pytest
 
 from pilot.job.errors import PayloadError
-from pilot.job.model import ChecksumAlgorithm
 from pilot.payload.image import ImageCache, make_room
 from pilot.runtime.stop import Stop
-from pilot.storage.store import NotFound, ObjectHeaders, Sink, Source, StoredObject, Stores
+from pilot.storage.store import Span, Stores
+from tests.unit.storage.scripted import Coming, Scripted
 
 URL = "gs://bucket/busybox.sif"
 PILOTS = 20
 
 
-class FileStore:
+class FileStore(Scripted):
     """A store at the port whose one object is a file; each download leaves a line in a book that processes share."""
 
-    upload_checksum: ChecksumAlgorithm = "crc32c"
-
     def __init__(self, path: Path, book: Path) -> None:
-        self._path, self._book = path, book
+        super().__init__({URL: path.read_bytes()})
+        self._book = book
 
-    def download(self, url: str, sink: Sink) -> None:
-        announced = self.stat(url)
-        with self._book.open("a") as book:
-            book.write(f"{os.getpid()}\n")
-        sink.expect(announced)
-        content = self._path.read_bytes()
-        for start in range(0, len(content), 65536):
-            sink.write(content[start : start + 65536])
-
-    def upload(self, source: Source, url: str, headers: ObjectHeaders) -> StoredObject:
-        raise AssertionError("an image cache uploads nothing")
-
-    def stat(self, url: str) -> StoredObject:
-        if url.endswith(".sha256"):
-            raise NotFound(url)
-        return StoredObject(self._path.stat().st_size, ())
-
-    def close(self) -> None:
-        pass
+    @contextmanager
+    def read(self, url: str, span: Span, stop: Stop, version: str = "") -> Iterator[Coming]:
+        with super().read(url, span, stop, version) as coming:
+            with self._book.open("a") as book:
+                book.write(f"{os.getpid()}\n")
+            yield coming
 
 
 def use(folder: Path, sif: Path, book: Path) -> Path:

@@ -77,7 +77,7 @@ def test_number_of_processes(payloads: Payloads) -> None:
 def test_stdout(payloads: Payloads) -> None:
     code, words = code_and_words(payloads.run("truncate -s 3G /proc/self/fd/1; sleep 60"))
     assert code == 1106
-    assert words == "3072 MB written to stdout or stderr, 2048 MB allowed"
+    assert words == "3072 MB written to stdout or stderr, 2048 MB allowed (--max-stdout-mib)"
 
 
 def test_one_output_file(payloads: Payloads) -> None:

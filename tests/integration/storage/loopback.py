@@ -25,7 +25,7 @@ class Recorded:
 @dataclass(frozen=True)
 class Reply:
     """``cut``: send only so many bytes of the body, then close; ``reset``: close with a TCP reset; ``stall``: wait for it
-    before the rest is sent; ``trickle``: a byte now and then, for as long as somebody listens."""
+    before the rest is sent; ``trickle``: a byte now and then, for as long as somebody listens; ``silent``: close at once."""
 
     status: int = 200
     body: bytes = b""
@@ -34,6 +34,7 @@ class Reply:
     reset: bool = False
     stall: threading.Event | None = None
     trickle: bool = False
+    silent: bool = False
 
 
 Answer = Callable[[Recorded], Reply]
@@ -80,6 +81,9 @@ def serving(answer: Answer, certificate: tuple[Path, Path] | None = None) -> Ite
             self._send(answer(recorded))
 
         def _send(self, reply: Reply) -> None:
+            if reply.silent:
+                self.close_connection = True
+                return
             self.send_response(reply.status)
             if "content-length" not in {name.lower() for name in reply.headers}:
                 self.send_header("Content-Length", str(len(reply.body)))

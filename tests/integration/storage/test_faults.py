@@ -16,9 +16,11 @@ from pilot.job.model import Checksum
 from pilot.runtime.retry import RetryPolicy
 from pilot.runtime.stop import Stop, StopKind, Stopped, StopReason
 from pilot.storage.checksum import Checksums
+from pilot.storage.download import fetch
 from pilot.storage.opening import StorageOptions, open_stores
 from pilot.storage.store import ChecksumMismatch, Refused, StoreError, Stores, TimedOut, Unavailable
-from pilot.storage.transfer import Slowest, fetch, send
+from pilot.storage.transfer import Slowest
+from pilot.storage.upload import send
 from tests.integration.storage.conftest import Tls
 from tests.integration.storage.loopback import Loopback, Recorded, Reply, serving
 

@@ -12,6 +12,7 @@ import requests
 from pilot.job.model import Checksum
 from pilot.runtime.retry import RetryPolicy
 from pilot.runtime.stop import Stop, StopKind, Stopped, StopReason
+from pilot.storage.download import LARGE_BYTES, fetch
 from pilot.storage.opening import StorageOptions, open_stores
 from pilot.storage.store import (
     AccessRefused,
@@ -25,14 +26,14 @@ from pilot.storage.store import (
     TooLarge,
     Untrusted,
 )
-from pilot.storage.transfer import fetch, send
+from pilot.storage.upload import FILE_PART_BYTES, StreamUpload, send
 from tests.integration.storage.conftest import Tls
 from tests.integration.storage.servers import StoreServers
 
 ONCE = RetryPolicy("once", tries=1, first_s=0.01, cap_s=0.01, total_s=5)
 BUCKETS = pytest.mark.parametrize("bucket", ["gs://outputs", "s3://outputs"])
 SMALL = b"a line of a log\n" * 1000
-LARGE = bytes(range(256)) * 4096 * 9 + b"odd"  # 9 MiB and a bit: a resumable upload at Google's
+LARGE = bytes(range(256)) * 4096 * 9 + b"odd"  # 9 MiB and a bit
 
 
 def _file(tmp_path: Path, content: bytes) -> Path:
@@ -53,6 +54,30 @@ def test_what_is_sent_comes_back(bucket: str, content: bytes, stores: Stores, tm
     assert sent.size_bytes == fetched.size_bytes == len(content)
     assert sent.adler32 == fetched.adler32 == f"{zlib.adler32(content):08x}"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["source", "target"]
+
+
+@BUCKETS
+def test_a_large_file_goes_in_parts_and_comes_in_spans(bucket: str, stores: Stores, tmp_path: Path) -> None:
+    content = LARGE * 8
+    assert len(content) > max(FILE_PART_BYTES, LARGE_BYTES)
+    adler32 = Checksum("adler32", f"{zlib.adler32(content):08x}")
+    sent = send(stores, _file(tmp_path, content), f"{bucket}/large", Stop())
+    fetched = fetch(stores, f"{bucket}/large", tmp_path / "target", Stop(), size_bytes=len(content), checksum=adler32)
+    assert sent.adler32 == fetched.adler32 == adler32.hexdigest
+    assert fetched.path.read_bytes() == content
+
+
+@BUCKETS
+@pytest.mark.parametrize("pieces", [0, 1, 30])
+def test_a_stream_is_stored_whole(bucket: str, pieces: int, stores: Stores, tmp_path: Path) -> None:
+    upload = StreamUpload(stores, f"{bucket}/stream{pieces}", Stop(), ObjectHeaders("application/gzip"))
+    for _piece in range(pieces):
+        upload.write(LARGE[: 1 << 20])
+    stored = upload.finish()
+    upload.abandon()
+    fetched = fetch(stores, f"{bucket}/stream{pieces}", tmp_path / "target", Stop())
+    assert fetched.path.read_bytes() == LARGE[: 1 << 20] * pieces
+    assert (stored.size_bytes, stored.adler32) == (fetched.size_bytes, fetched.adler32)
 
 
 @BUCKETS

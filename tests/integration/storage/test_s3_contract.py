@@ -10,9 +10,10 @@ import pytest
 
 from pilot.runtime.retry import RetryPolicy
 from pilot.runtime.stop import Stop
+from pilot.storage.download import fetch
 from pilot.storage.opening import StorageOptions, open_stores
-from pilot.storage.store import ChecksumMismatch, ObjectHeaders, StoreFull, Truncated
-from pilot.storage.transfer import fetch, send
+from pilot.storage.store import ChecksumMismatch, ObjectHeaders, StoreFull
+from pilot.storage.upload import send
 from tests.integration.storage.conftest import Tls
 from tests.integration.storage.loopback import Recorded, Reply, serving
 
@@ -41,11 +42,10 @@ def test_a_put_is_plain_signed_and_carries_nothing_google_refuses(tls: Tls, s3_k
         send(stores, source, "s3://bucket/a/b c", Stop(), headers=headers, policy=ONCE)
         fetch(stores, "s3://bucket/a/b c", tmp_path / "target", Stop(), policy=ONCE)
         stores.close()
-    put, head, get = server.requests
-    assert [put.method, head.method, get.method] == ["PUT", "HEAD", "GET"]
+    put, get = server.requests
+    assert [put.method, get.method] == ["PUT", "GET"]
     assert put.body == CONTENT
     assert put.headers["content-length"] == "5"
-    assert put.headers["content-md5"] == base64.b64encode(bytes.fromhex(MD5)).decode()
     assert put.headers["content-type"] == "text/plain"
     assert put.headers["cache-control"] == "no-cache"
     assert put.headers["content-encoding"] == "gzip"
@@ -62,7 +62,7 @@ def test_a_put_is_plain_signed_and_carries_nothing_google_refuses(tls: Tls, s3_k
         authorization = request.headers["authorization"]
         assert authorization.startswith("AWS4-HMAC-SHA256 Credential=GOOGTESTACCESSKEY/")
         assert "/auto/s3/aws4_request" in authorization
-        assert not request.headers["x-amz-content-sha256"].startswith("STREAMING")
+        assert request.headers["x-amz-content-sha256"] == "UNSIGNED-PAYLOAD"
 
 
 @pytest.mark.parametrize("content", [b"hellp", b"hell"])
@@ -73,7 +73,7 @@ def test_an_object_that_is_not_what_was_sent_is_not_stored(
     source.write_bytes(content)
     with serving(like_google, tls.server) as server:
         stores = open_stores(StorageOptions(str(tls.ca), server.url, s3_key_file=s3_key_file))
-        with pytest.raises(ChecksumMismatch if len(content) == 5 else Truncated):
+        with pytest.raises(ChecksumMismatch):
             send(stores, source, "s3://bucket/o", Stop(), policy=ONCE)
         stores.close()
 

@@ -16,7 +16,7 @@ from pilot.runtime.retry import RetryPolicy
 from pilot.runtime.stop import Stop
 from pilot.storage.staging import JobStager
 from pilot.storage.store import Stores
-from pilot.storage.transfer import send
+from pilot.storage.upload import send
 
 QUICK = RetryPolicy("quick", tries=3, first_s=0.001, cap_s=0.001, total_s=5)
 CONTENT = os.urandom(100_000)

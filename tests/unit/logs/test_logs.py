@@ -9,7 +9,6 @@ import threading
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -25,7 +24,8 @@ from pilot.runtime.secret import Secret
 from pilot.runtime.stop import Stop, StopKind, Stopped, StopReason
 from pilot.runtime.workdir import JobFolder, WorkVolume
 from pilot.storage.opening import StorageOptions, open_stores
-from pilot.storage.store import LocalFileError, ObjectHeaders, Source, Store, StoredObject, Stores, Unavailable
+from pilot.storage.store import LocalFileError, ObjectHeaders, Source, StoredObject, Stores, Unavailable
+from tests.unit.storage.scripted import Scripted
 
 ATTEMPT = Attempt(4711, 2)
 LOG = FileSpec("log.tgz", guid="guid-of-the-log")
@@ -242,37 +242,24 @@ def test_a_malformed_job_has_the_pilots_log_to_read(folder: JobFolder, tmp_path:
     assert (tmp_path / "disk" / "logs" / "Q" / "PandaJob_4711" / "pilotlog.txt").exists()
 
 
-class Away:
+class Away(Scripted):
     """A store that is never there."""
 
-    upload_checksum = "md5"
+    tries = 0
 
-    def __init__(self) -> None:
-        self.tries = 0
-
-    def upload(self, source: Source, url: str, headers: ObjectHeaders) -> StoredObject:
+    def write(self, url: str, source: Source, headers: ObjectHeaders, stop: Stop) -> StoredObject:
         self.tries += 1
         raise Unavailable("the store is down")
-
-    def download(self, url: str, sink: Any) -> None:
-        raise Unavailable("the store is down")
-
-    def stat(self, url: str) -> StoredObject:
-        raise Unavailable("the store is down")
-
-    def close(self) -> None:
-        pass
 
 
 @pytest.mark.timeout(20)  # far less than what it must not wait for
 def test_a_store_that_is_down_is_tried_for_the_time_given_to_all_together(folder: JobFolder, tmp_path: Path) -> None:
     away = Away()
-    factory: Callable[[], Store] = lambda: away  # type: ignore[assignment,return-value]  # noqa: E731
     for number in range(4):
         (folder.work / f"memory_monitor_{number}.txt").write_text("x")
     (folder.work / "memory_monitor_summary.json").write_text("{}")
     (folder.work / "memory_monitor_output.txt").write_text("x")
-    logs = logs_at(tmp_path / "disk", retry_s=0.5, stores=Stores({"file": factory}))
+    logs = logs_at(tmp_path / "disk", retry_s=0.5, stores=Stores({"file": lambda: away}))
     stored = logs.store(job(), folder, Stop())
     assert stored.bundle is not None and stored.bundle.surl is None and not stored.complete
     assert stored.bundle.size_bytes == (folder.logs / "log.tgz").stat().st_size
@@ -281,11 +268,10 @@ def test_a_store_that_is_down_is_tried_for_the_time_given_to_all_together(folder
 
 
 def test_a_stop_ends_the_uploads_and_the_bundle_is_told_all_the_same(folder: JobFolder, tmp_path: Path) -> None:
-    factory: Callable[[], Store] = lambda: Away()  # type: ignore[assignment,return-value]  # noqa: E731
     stop = Stop()
     asking = threading.Timer(0.2, stop.request, (StopReason(StopKind.SIGTERM),))
     asking.start()
-    stored = logs_at(tmp_path / "disk", retry_s=600, stores=Stores({"file": factory})).store(job(), folder, stop)
+    stored = logs_at(tmp_path / "disk", retry_s=600, stores=Stores({"file": Away})).store(job(), folder, stop)
     asking.join()
     assert stored.bundle is not None and not stored.complete
 

@@ -6,47 +6,39 @@ import fcntl
 import hashlib
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from pilot.job.errors import PayloadError
-from pilot.job.model import Checksum, ChecksumAlgorithm
+from pilot.job.model import Checksum
 from pilot.payload.image import SIF_MAGIC, Image, ImageCache, require_sif, squashfs_offset
 from pilot.runtime.stop import Stop, StopKind, Stopped, StopReason
-from pilot.storage.store import NotFound, ObjectHeaders, Sink, Source, StoredObject, Stores
+from pilot.storage.store import Span, StoredObject, Stores
+from tests.unit.storage.scripted import Coming, Scripted
 
 URL = "gs://bucket/lsst.sif"
 SIF = b"#!/usr/bin/env run-singularity\n\0" + SIF_MAGIC + b"01\0" + b"\0" * 200
 
 
-class ShelfStore:
-    """A store at the port: objects in a dictionary, and a book of what was downloaded."""
-
-    upload_checksum: ChecksumAlgorithm = "crc32c"
+class ShelfStore(Scripted):
+    """A store that describes its objects by their md5; ``downloaded``: what was asked for, in order."""
 
     def __init__(self) -> None:
-        self.objects: dict[str, bytes] = {}
+        super().__init__(announces=_by_md5)
         self.downloaded: list[str] = []
 
-    def download(self, url: str, sink: Sink) -> None:
-        announced = self.stat(url)
-        self.downloaded.append(url)
-        sink.expect(announced)
-        sink.write(self.objects[url])
+    @contextmanager
+    def read(self, url: str, span: Span, stop: Stop, version: str = "") -> Iterator[Coming]:
+        with super().read(url, span, stop, version) as coming:
+            self.downloaded.append(url)
+            yield coming
 
-    def upload(self, source: Source, url: str, headers: ObjectHeaders) -> StoredObject:
-        raise AssertionError("an image cache uploads nothing")
 
-    def stat(self, url: str) -> StoredObject:
-        if url not in self.objects:
-            raise NotFound(f"{url} is not there")
-        body = self.objects[url]
-        return StoredObject(len(body), (Checksum("md5", hashlib.md5(body).hexdigest()),))
-
-    def close(self) -> None:
-        pass
+def _by_md5(body: bytes) -> StoredObject:
+    return StoredObject(len(body), (Checksum("md5", hashlib.md5(body).hexdigest()),))
 
 
 @pytest.fixture

@@ -138,6 +138,30 @@ def test_a_full_disk_leaves_whole_records_and_the_next_that_fits_is_written(path
     assert done.stdout.splitlines() == ["File too large", "File too large", "['ACQUIRED', 'FINAL_ACKED']"]
 
 
+NO_FSYNC = """
+import errno, os, sys
+from pathlib import Path
+from pilot.runtime.journal import Event, Journal, read_journal
+
+def fails(descriptor):
+    raise OSError(errno.EIO, "no such luck")
+
+journal = Journal(Path(sys.argv[1]))
+os.fsync = fails
+try:
+    journal.append(Event.FINAL_PREPARED, body={})
+except OSError as error:
+    print(error.strerror)
+print([record.event.name for record in read_journal(journal.path)])
+"""
+
+
+def test_a_record_that_cannot_be_made_durable_can_still_be_read(path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", NO_FSYNC, str(path)], capture_output=True, text=True, check=False)
+    assert done.stderr == ""
+    assert done.stdout.splitlines() == ["no such luck", "['FINAL_PREPARED']"]
+
+
 def test_closing_twice_is_harmless(path: Path) -> None:
     journal = Journal(path)
     journal.close()

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import os
+
+import pytest
 import requests
 
 from pilot.sandbox.control import SandboxError
-from pilot.sandbox.monitor import page
 from pilot.sandbox.world import World
-from tests.unit.sandbox.wire import acquire, submit, update
+from tests.unit.sandbox.wire import update
 
 
 def _status(world: World, session: requests.Session, path: str) -> int:
@@ -35,39 +37,49 @@ def test_an_unknown_job_is_named(world: World) -> None:
         raise AssertionError("the unknown job was found")
 
 
-def test_the_monitor_page_lists_jobs_with_their_links(world: World, session: requests.Session) -> None:
-    panda_id = submit(world)
-    acquire(world, session)
-    update(world, session, panda_id, "running", pilot_id="https://logs.example/PandaJob_1/pilotlog.txt|x|PR|1")
-    text = session.get(world.monitor_url, timeout=10).text
-    assert str(panda_id) in text
-    assert "<a href='https://logs.example/PandaJob_1/payload.stdout'>stdout</a>" in text
-
-
-def test_the_monitor_page_escapes_what_jobs_say() -> None:
-    evil = "<script>alert('x')</script>"
-    fields = {"piloterrordiag": evil, "pilotid": "https://x/'onclick='evil()|a", "jobsubstatus": evil}
-    job = {"panda_id": 1, "label": evil, "site": evil, "status": "failed", "modified": 0.0, "fields": fields}
-    text = page([job], 10.0)
-    assert "<script" not in text
-    assert "'onclick" not in text
-
-
 def test_transforms_can_be_downloaded(world: World, anonymous: requests.Session) -> None:
     assert anonymous.get(f"{world.transforms_url}bash-c-enc", timeout=10).text.startswith("#!/bin/bash")
     assert anonymous.get(f"{world.transforms_url}missing", timeout=10).status_code == 404
 
 
-def test_a_worker_log_is_kept_once_and_can_be_read(world: World, session: requests.Session) -> None:
-    url = f"{world.server_url}/api/v1/file_server/upload_cache_file"
-    answers = [
-        session.post(url, files={"file": (name, content)}, timeout=10).json()
-        for name, content in (("h_1_gz.out", b"log"), ("h_1_gz.out", b"other"), ("../x", b"x"), ("no_field", b""))
-    ]
-    assert [answer["success"] for answer in answers] == [True, False, False, True]
-    assert session.get(f"{world.server_url}/cache/h_1_gz.out", timeout=10).content == b"log"
-    legacy = session.post(f"{world.server_url}/server/panda/putFile", files={"file": ("h_2.out", b"log")}, timeout=10)
-    assert legacy.text == "True"
+def put(world: World, session: requests.Session, name: str, content: bytes, legacy: bool = False) -> str:
+    """What the server says to an upload."""
+    path = "/server/panda/putFile" if legacy else "/api/v1/file_server/upload_cache_file"
+    answer = session.post(world.server_url + path, files={"file": (name, content)}, timeout=30)
+    assert answer.status_code == 200
+    if legacy:
+        return answer.text
+    said = answer.json()
+    assert said["success"] is (said["message"] == "")
+    return str(said["message"] or "True")
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_worker_log_is_kept_once_and_can_be_read(world: World, session: requests.Session, legacy: bool) -> None:
+    name = f"h_{int(legacy)}_gz.out"
+    error = "ERROR : " if legacy else "ERROR: "
+    assert put(world, session, name, b"log", legacy) == "True"
+    kept = world.state_dir / "cache" / name
+    os.utime(kept, (1, 1))
+    assert put(world, session, name, b"other", legacy) == f"{error}cannot overwrite file"
+    assert session.get(f"{world.server_url}/cache/{name}", timeout=10).content == b"log"
+    assert kept.stat().st_mtime > 1, "it is touched"
+    assert put(world, session, f"{name}.__ow__", b"a", legacy) == put(world, session, f"{name}.__ow__", b"b", legacy)
+    assert session.get(f"{world.server_url}/cache/{name}.__ow__", timeout=10).content == b"b"
+    assert put(world, session, f"../../x{int(legacy)}", b"x", legacy) == "True", "the base name counts"
+    assert (world.state_dir / "cache" / f"x{int(legacy)}").exists()
+
+
+def test_a_file_that_is_too_large_is_refused_with_http_200(world: World, session: requests.Session) -> None:
+    ten = b"x" * (10 << 20)
+    assert put(world, session, "big.out", ten) == "True"
+    assert "Exceeded size limit" in put(world, session, "big.tgz", ten), "the form around it counts"
+    assert "Exceeded size limit" in put(world, session, "huge.out", ten * 10)
+
+
+def test_who_may_not_upload_is_told_with_http_200(world: World, anonymous: requests.Session) -> None:
+    assert put(world, anonymous, "a.out", b"log") == "SSL secure connection is required"
+    assert put(world, anonymous, "a.out", b"log", legacy=True) == "ERROR : no HTTPS"
 
 
 def test_a_connection_is_kept_for_the_next_request(world: World, session: requests.Session) -> None:
