@@ -10,7 +10,7 @@ PYTEST := $(BIN)/pytest -q -p no:cacheprovider
 KEEP := $(shell [ -t 0 ] && [ -z "$$CI" ] && echo --keep)
 SOURCES := pilot tests
 
-.PHONY: fuzz soak image payload-image help setup demo demo-quick test test-unit test-integration test-kube test-containers test-e2e escape lint type fmt bench bench-redaction sbom faults long lock clean
+.PHONY: bench-page fuzz soak image payload-image help setup demo demo-quick test test-unit test-integration test-kube test-containers test-e2e escape lint type fmt bench bench-redaction sbom faults long lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -34,7 +34,7 @@ demo-quick: setup ## the same with two jobs
 	@image=$$(scripts/build-payload-image) && $(BIN)/pilot-sandbox demo --image "$$image" --quick $(KEEP)
 
 test: setup lint type ## everything: lint, types, unit, contract, integration, container and end-to-end tests
-	@scripts/prepare-machine postgresql faults kube containers
+	@scripts/prepare-machine postgresql faults browser containers kube
 	$(PYTEST) -n 2 --dist loadfile tests/unit tests/contract tests/kube tests/integration
 	$(PYTEST) tests/faults
 	$(PYTEST) tests/escape
@@ -44,8 +44,8 @@ test: setup lint type ## everything: lint, types, unit, contract, integration, c
 test-unit: $(STAMP) ## unit and contract tests only
 	$(PYTEST) -n 2 --dist loadfile tests/unit tests/contract
 
-test-integration: setup ## tests on real servers, processes and containers
-	@scripts/prepare-machine faults
+test-integration: setup ## tests on real servers, processes, containers and a real browser
+	@scripts/prepare-machine faults browser
 	$(PYTEST) -n 2 --dist loadfile tests/integration
 
 test-kube: $(STAMP) ## the Kubernetes objects and the Terraform example
@@ -99,6 +99,10 @@ soak: setup ## 500 one-second jobs in one pilot: does it grow? (ten minutes)
 
 bench-redaction: $(STAMP) ## how fast secrets are found, and a million random cases of which none may leak
 	@$(BIN)/python -m tests.bench.redaction
+
+bench-page: $(STAMP) ## the page of a twelve-hour job: its size, what it costs, how soon Chromium has drawn it
+	@scripts/prepare-machine browser
+	@$(BIN)/python -m tests.bench.job_page
 
 sbom: $(STAMP) ## build/sbom.json (CycloneDX) and docs/licences.md
 	@$(BIN)/python scripts/sbom

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
 import sys
 import threading
 from collections.abc import Sequence
@@ -105,9 +104,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def entry() -> None:
     """``pilot-start``: leaves with the exit code of ``main``, without waiting for a thread that a stuck library holds."""
-    # The kernel drops a SIGTERM for process 1 that has no handler. Lost in the first second, a pod that is being removed
-    # would take a job and be killed with it.
-    signal.signal(signal.SIGTERM, lambda _number, _frame: os._exit(ExitCode.SIGTERM))
     code = main()
     sys.stdout.flush()
     sys.stderr.flush()

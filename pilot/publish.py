@@ -17,6 +17,7 @@ from pilot.job.errors import ExitCode, PayloadError, PilotCannotWork
 from pilot.options import BY_NAME
 from pilot.payload.image import require_sif
 from pilot.runtime.events import start_logging
+from pilot.runtime.retry import TRANSFER, retry_call
 from pilot.runtime.signals import stop_on_signals
 from pilot.runtime.stop import Stop, Stopped
 from pilot.settings import close_back_doors, read_options
@@ -107,10 +108,13 @@ def publish(stores: Stores, image: Path, url: str, stop: Stop, *, replace: bool 
     there = _stored(stores, url, stop)
     same = there is not None and _is(there, content, image.stat().st_size)
     if there is not None and not same and not replace:
+        known = (
+            "is another image already" if there.checksums else "is there already, and its store tells no checksum of it"
+        )
         raise PilotCannotWork(
             ExitCode.GENERAL,
-            f"{shown(url)} is another image already: choose a new name, so that retries of jobs find the image of their first "
-            "attempt, or say --replace",
+            f"{shown(url)} {known}: choose a new name, so that retries of jobs find the image of their first attempt, or say "
+            "--replace",
         )
     line = io.BytesIO(f"{digest}  {url.rpartition('/')[2]}\n".encode())
     send(stores, line, f"{url}.sha256", stop, headers=ObjectHeaders("text/plain; charset=utf-8", UNCACHED))
@@ -131,7 +135,7 @@ def _checksums(path: Path, stop: Stop) -> Checksums:
 
 def _stored(stores: Stores, url: str, stop: Stop) -> StoredObject | None:
     try:
-        return stores.for_url(url).stat(url, stop)
+        return retry_call(lambda: stores.for_url(url).stat(url, stop), TRANSFER, stop)
     except NotFound:
         return None
 

@@ -20,6 +20,7 @@ MAX_LOG_BYTES = 32 << 20
 MAX_LINE_BYTES = 1 << 20
 MAX_STDERR_BYTES = 64 << 10
 MAX_TEXT_CHARS = 400
+MAX_TRACEBACK_CHARS = 20_000
 
 _ERROR_LEVEL = 40  # logging.ERROR
 # The framework's closing line says nothing that the first error has not said better.
@@ -35,15 +36,19 @@ _NESTING = re.compile(rb"[\[{]")
 
 @dataclass(frozen=True, slots=True)
 class PayloadWords:
-    """``first_error``: ``CLASS: MESSAGE`` of the first error record, else the last meaningful line of stderr."""
+    """``first_error``: ``CLASS: MESSAGE`` of the first error record, else the last meaningful line of stderr.
+
+    ``traceback``: the end of the traceback that the record carries, as it is; for people only.
+    """
 
     first_error: str | None = None
     no_work: bool = False
+    traceback: str = ""
 
 
 def read_words(work: Path, stderr: Path, log_name: str = PAYLOAD_LOG) -> PayloadWords:
     """The payload's own words. Never raises: a payload cannot spoil its diagnosis by what it leaves behind."""
-    first_error, no_work = None, False
+    first_error, no_work, traceback = None, False, ""
     for record in _records(work / log_name):
         message = record.get("message")
         if not isinstance(message, str):
@@ -51,7 +56,9 @@ def read_words(work: Path, stderr: Path, log_name: str = PAYLOAD_LOG) -> Payload
         no_work = no_work or any(phrase in message for phrase in _NO_WORK)
         if first_error is None and _is_error(record):
             first_error = _error_text(message, record.get("exc_info"))
-    return PayloadWords(first_error or last_meaningful_line(stderr), no_work)
+            carried = record.get("exc_info")
+            traceback = carried[-MAX_TRACEBACK_CHARS:] if isinstance(carried, str) else ""
+    return PayloadWords(first_error or last_meaningful_line(stderr), no_work, traceback)
 
 
 def last_meaningful_line(stderr: Path) -> str | None:

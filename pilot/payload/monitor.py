@@ -17,6 +17,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pilot.job.history import History, UsagePoint
 from pilot.job.limits import Breach, BreachKind, Limits, Sample, breach, next_look_s
 from pilot.job.report import Usage
 from pilot.payload import procfs
@@ -88,25 +89,45 @@ class TreeSample:
         """What counts against the limit: shared pages once, where the kernel tells."""
         return self.rss_bytes if self.pss_bytes is None else self.pss_bytes
 
-    def row(self) -> dict[str, float]:
-        """The sample in prmon's names and units."""
-        pss = self.rss_bytes if self.pss_bytes is None else self.pss_bytes
-        return {
-            "Time": int(self.time_s),
-            "wtime": round(self.elapsed_s),
-            "utime": round(self.user_s),
-            "stime": round(self.system_s),
-            "nprocs": self.processes,
-            "nthreads": self.threads,
-            "vmem": self.vmem_bytes // 1024,
-            "pss": pss // 1024,
-            "rss": self.rss_bytes // 1024,
-            "swap": self.swap_bytes // 1024,
-            "rchar": self.rchar,
-            "wchar": self.wchar,
-            "read_bytes": self.read_bytes,
-            "write_bytes": self.written_bytes,
-        }
+    def point(self, disk_bytes: int | None, container_bytes: int | None) -> UsagePoint:
+        """The sample as a point of the history, with what was last seen of the work folder and the container."""
+        return UsagePoint(
+            elapsed_s=self.elapsed_s,
+            memory_bytes=self.memory_bytes,
+            rss_bytes=self.rss_bytes,
+            swap_bytes=self.swap_bytes,
+            container_bytes=container_bytes,
+            disk_bytes=disk_bytes,
+            vmem_bytes=self.vmem_bytes,
+            cpu_s=self.user_s + self.system_s,
+            system_s=self.system_s,
+            read_bytes=self.rchar,
+            written_bytes=self.wchar,
+            disk_read_bytes=self.read_bytes,
+            disk_written_bytes=self.written_bytes,
+            processes=self.processes,
+            threads=self.threads,
+        )
+
+
+def prmon_row(point: UsagePoint, began_at_s: float) -> dict[str, float]:
+    """A point in prmon's names and units. ``began_at_s``: when the payload was started, in seconds since 1970."""
+    return {
+        "Time": int(began_at_s + point.elapsed_s),
+        "wtime": round(point.elapsed_s),
+        "utime": round(point.cpu_s - point.system_s),
+        "stime": round(point.system_s),
+        "nprocs": point.processes,
+        "nthreads": point.threads,
+        "vmem": point.vmem_bytes // 1024,
+        "pss": point.memory_bytes // 1024,
+        "rss": point.rss_bytes // 1024,
+        "swap": point.swap_bytes // 1024,
+        "rchar": point.read_bytes,
+        "wchar": point.written_bytes,
+        "read_bytes": point.disk_read_bytes,
+        "write_bytes": point.disk_written_bytes,
+    }
 
 
 @dataclass(slots=True)
@@ -152,17 +173,18 @@ class Monitor:
         self._declared, self._group, self._record, self._eyes = declared, group, record, eyes
         self._lock = threading.Lock()
         self._peaks = _Peaks()
-        self._rows: list[dict[str, float]] = []
+        self._history = History()
         self._living: dict[tuple[int, int], tuple[float, ...]] = {}  # CPU and traffic of each process, as last seen
         self._ended: tuple[float, ...] = (0.0,) * 6  # and of all that have ended, summed
         self._last: TreeSample | None = None
         self._pss_due_s, self._folder_due_s = 0.0, FIRST_PAUSE_S * 4
         self._pss_last: tuple[int, int] | None = None  # PSS and the RSS it was measured at
         self._pss_seen = False
-        self._row_stride, self._row_count = 1, 0
         self._folder, self._folder_seen_s = FolderUse(), 0.0
         self._activity = Activity(min(CPU_WINDOW_S, (limits.looping_s or CPU_WINDOW_S) / 4))
         self._container_bytes: int | None = None
+        self._container_last: int | None = None
+        self._container_high: int | None = None  # since the last sample
         self._nudged, self._finished = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="monitor", daemon=True)
         self._watch = (
@@ -189,6 +211,12 @@ class Monitor:
     def last(self) -> TreeSample | None:
         """The newest sample, for people who watch."""
         return self._last
+
+    @property
+    def history(self) -> tuple[UsagePoint, ...]:
+        """What was used over time, so far."""
+        with self._lock:
+            return self._history.points
 
     def usage(self, cpu_s: float | None = None, max_single_rss_bytes: int = 0) -> Usage:
         """Peaks and averages so far. ``cpu_s`` and ``max_single_rss_bytes`` are the kernel's own account, at the end."""
@@ -327,12 +355,9 @@ class Monitor:
             before_s = self._last.elapsed_s if self._last else 0.0
             self._peaks.add(figures, sample.elapsed_s - before_s)
             self._last = sample
-            if self._row_count % self._row_stride == 0:
-                self._rows.append(sample.row())
-            self._row_count += 1
-            if len(self._rows) >= 4096:  # a day-long job keeps a bounded table: every second row is dropped
-                self._rows = self._rows[::2]
-                self._row_stride *= 2
+            disk_bytes = self._folder.used_bytes if self._folder_seen_s else None
+            self._history.add(sample.point(disk_bytes, self._container_high))
+            self._container_high = self._container_last
 
     def _judge(self, sample: TreeSample) -> None:
         if self.breach is not None or self._scope.is_set():
@@ -388,6 +413,9 @@ class Monitor:
     def _container_looked(self, used_bytes: int) -> None:
         """The container's memory has moved, or is too large; called on the watch's own thread."""
         self._container_bytes = used_bytes
+        with self._lock:
+            self._container_last = used_bytes
+            self._container_high = max(used_bytes, self._container_high or 0)
         elapsed_s = monotonic_s() - self._process.started_at_s
         found = breach(self._limits, Sample(elapsed_s, container_bytes=used_bytes))
         if found is not None and found.kind is BreachKind.CONTAINER_MEMORY:
@@ -417,9 +445,8 @@ class Monitor:
         A payload that ended before the first sample has them too, with one row of zeros: the monitor's links must not be dead.
         """
         with self._lock:
-            rows = list(self._rows)
-            if self._last is not None and (not rows or rows[-1] != self._last.row()):
-                rows.append(self._last.row())
+            began_at_s = self._last.time_s - self._last.elapsed_s if self._last else 0.0
+        rows = [prmon_row(point, began_at_s) for point in self.history]
         if not rows:
             rows.append({**dict.fromkeys(_COLUMNS, 0.0), "Time": int(time.time())})
         table = "\n".join(["\t".join(_COLUMNS), *("\t".join(f"{row[c]:.0f}" for c in _COLUMNS) for row in rows)])

@@ -265,6 +265,7 @@ class PayloadRunner:
             Markers(places),
             image,
             declared=_declared(job, places),
+            image_name=name,
         )
 
     def _usable(self, image: Image, runtime: Path, places: PayloadPlaces, stop: Stop) -> tuple[Image, Mode]:
@@ -344,11 +345,12 @@ class PreparedPayload:
         image: Image | None = None,
         *,
         declared: tuple[Path, ...] = (),
+        image_name: str = "",
     ) -> None:
-        """``declared``: the output files the job is to make."""
+        """``declared``: the output files the job is to make. ``image_name``: what the image was asked for as."""
         self._isolation, self._launch, self._places, self._limits = isolation, launch, places, limits
         self._grace_s, self._log_name, self._markers, self._image = grace_s, log_name, markers, image
-        self._declared = declared
+        self._declared, self._image_name = declared, image_name
         self._monitor: Monitor | None = None
 
     @property
@@ -452,6 +454,10 @@ class PreparedPayload:
             container_message=message,
             first_error=words.first_error if end.exit_code != 0 else None,
             no_work=words.no_work,
+            traceback=words.traceback if end.exit_code != 0 else "",
+            history=monitor.history,
+            limits=self._limits,
+            image=self._image_name,
         )
 
     def _ending(self, end: ProcessEnd) -> tuple[int | None, int | None]:

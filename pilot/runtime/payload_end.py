@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pilot.job.errors import Diagnosis
+from pilot.job.history import UsagePoint
+from pilot.job.limits import Limits
 from pilot.job.report import Usage
 from pilot.runtime.stop import StopReason
 
@@ -15,7 +17,9 @@ class PayloadEnd:
 
     ``container_message``: the container runtime's own words when it, and not the payload, failed.
     ``oom_kills``: how often the kernel's memory guard struck during the payload (cgroup counters).
-    ``first_error``: the payload's own words on its first error. ``no_work``: it said that there was nothing to do.
+    ``first_error``: the payload's own words on its first error, ``traceback``: the traceback that came with it.
+    ``no_work``: it said that there was nothing to do. ``history``: what it used over time, ``limits``: what it was
+    allowed, ``image``: the name of the image it ran in, empty without one.
     """
 
     exit_code: int | None
@@ -29,3 +33,7 @@ class PayloadEnd:
     container_message: str | None = None
     first_error: str | None = None
     no_work: bool = False
+    traceback: str = ""
+    history: tuple[UsagePoint, ...] = ()
+    limits: Limits | None = None
+    image: str = ""

@@ -161,6 +161,12 @@ class PandaDb:
     def ledger(self, after_seq: int = 0) -> list[dict[str, Any]]:
         return self._select("SELECT * FROM ledger WHERE seq > ? ORDER BY seq", after_seq)
 
+    def ledger_naming(self, text: str) -> list[dict[str, Any]]:
+        """The PanDA server's entries whose request or answer holds a text."""
+        like = f"%{text}%"
+        sql = "SELECT * FROM ledger WHERE server IN ('panda', 'plain') AND (body LIKE ? OR answer LIKE ?) ORDER BY seq"
+        return self._select(sql, like, like)
+
     # SQL
 
     def _select(self, sql: str, *values: object) -> list[dict[str, Any]]:

@@ -15,7 +15,7 @@ from pilot.sandbox.cric_server import Cric
 from pilot.sandbox.dispatcher import Dispatcher
 from pilot.sandbox.faults import Faults
 from pilot.sandbox.http_server import Answer, Request
-from pilot.sandbox.monitor import page
+from pilot.sandbox.monitor import Monitor
 from pilot.sandbox.panda_db import PandaDb
 from pilot.sandbox.panda_legacy import PandaLegacy, forbidden
 from pilot.sandbox.panda_v1 import PandaV1
@@ -57,6 +57,7 @@ class PandaServer:
         uploads: Uploads,
         renewals: Renewals,
         control: ControlServer,
+        monitor: Monitor,
         apis: str,
     ) -> None:
         self._db = db
@@ -66,6 +67,7 @@ class PandaServer:
         self._google = google
         self._uploads = uploads
         self._control = control
+        self._monitor = monitor
         self._v1 = PandaV1(dispatcher, db, uploads, renewals)
         self._legacy = PandaLegacy(dispatcher, db, uploads, renewals)
         self._store_routes: dict[str, Callable[[Request], Answer]] = {}
@@ -84,10 +86,8 @@ class PandaServer:
     def answer(self, request: Request) -> Answer:
         if request.path.startswith("/sandbox/"):
             return self._control.answer(request)
-        if request.path in ("/", "/monitor") and request.server in ("panda", "plain"):
-            # The header makes google-auth take the plain port for a metadata server, which it is.
-            text = page(self._db.jobs(), time.time())
-            return Answer(200, text.encode(), "text/html; charset=utf-8", {"Metadata-Flavor": "Google"})
+        if f"{request.path}/".startswith(("//", "/monitor/")) and request.server in ("panda", "plain"):
+            return self._monitor.answer(request)
         return self._recorded(request)
 
     def _recorded(self, request: Request) -> Answer:

@@ -23,8 +23,10 @@ from pilot.sandbox.cric_server import DATA_BUCKET, LOG_BUCKET, TRANSFORM_BUCKET,
 from pilot.sandbox.dispatcher import Dispatcher
 from pilot.sandbox.faults import Faults
 from pilot.sandbox.http_server import Listener, server_context
+from pilot.sandbox.monitor import Monitor
 from pilot.sandbox.panda_db import PandaDb
 from pilot.sandbox.panda_server import STORE_FRONTS, PandaServer
+from pilot.sandbox.public_logs import PublicLogs
 from pilot.sandbox.store_front import StoreFront
 from pilot.sandbox.stores import Stores, port_or_free
 from pilot.sandbox.tokens import Google, Issuer, Renewals
@@ -96,6 +98,7 @@ class World:
             Uploads(self.state_dir / "cache"),
             self.renewals,
             ControlServer(self, self.admin_token),
+            Monitor(self.db, PublicLogs(self._stores.gcs_port, self.ca_path) if self._stores else None),
             apis,
         )
 

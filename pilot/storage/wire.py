@@ -1,6 +1,6 @@
 """HTTP/1.1 to the object stores: kept-alive connections, verified TLS, the bytes read straight into the caller's memory.
 
-Built on the standard library's client: on the stock clients a small object costs 2 to 7 ms of CPU, on this 0.4 (ADR 7,
+Built on the standard library's client: on the stock clients a small object costs 2 to 7 ms of CPU, on this 0.4 (ADR 10,
 ``make bench-staging``). It knows no store: what to ask and what an answer means is theirs.
 """
 

@@ -140,7 +140,8 @@ def test_a_pilot_that_is_killed_takes_its_container_along(
 
 
 def test_the_jobs_image_is_used_when_the_operator_names_none(payloads: Payloads, busybox: tuple[Path, Path]) -> None:
-    assert payloads.run("true", container_name=str(busybox[1])).end.isolation == "A:apptainer"
+    end = payloads.run("true", container_name=str(busybox[1])).end
+    assert (end.isolation, end.image) == ("A:apptainer", str(busybox[1]))
     payloads.set(image=str(busybox[1]))
     assert payloads.run("test -e /bin/busybox", container_name="docker://x/y").end.exit_code == 0
 

@@ -16,6 +16,7 @@ import pytest
 
 from pilot.job.errors import PayloadError
 from pilot.job.model import Resources
+from pilot.logs.page.prmon import read_table
 from pilot.payload import procfs
 from pilot.payload.activity import folder_use
 from pilot.runtime.secret import Secret
@@ -161,6 +162,31 @@ def test_peak_memory_of_a_tree_is_seen_and_written_as_prmon_does(payloads: Paylo
     lines = (ran.folder.work / "memory_monitor_output.txt").read_text().splitlines()
     assert {"Time", "wtime", "pss", "rss", "vmem", "swap"} <= set(lines[0].split("\t"))
     assert all(len(line.split("\t")) == len(lines[0].split("\t")) for line in lines)
+
+
+def test_what_it_used_is_known_over_time_with_its_folder_on_disk(payloads: Payloads) -> None:
+    block = 40 << 20
+    text = f"head -c {block} /dev/zero >big; {HOG.format(size=50 << 20, seconds=1.2)}"
+    history = payloads.run(text).end.history
+    assert [point.elapsed_s for point in history] == sorted({point.elapsed_s for point in history})
+    assert max(point.memory_bytes for point in history) > 50 << 20
+    assert max(point.disk_bytes or 0 for point in history) >= block
+    assert history[-1].written_bytes >= block and history[-1].cpu_s >= history[0].cpu_s
+    assert history[0].memory_bytes < 50 << 20
+
+
+def test_with_its_end_a_payload_tells_what_it_was_allowed(payloads: Payloads) -> None:
+    payloads.set(queue=replace(QUEUE, max_rss_bytes=300 << 20, rss_grace=2.0))
+    end = payloads.run("true").end
+    assert end.limits is not None and end.limits.memory_bytes == 600 << 20
+    assert end.image == ""
+
+
+def test_the_table_of_the_monitor_reads_back_as_the_same_history(payloads: Payloads) -> None:
+    ran = payloads.run("sleep 0.5")
+    table = read_table((ran.folder.work / "memory_monitor_output.txt").read_text())
+    told = [(round(p.elapsed_s), p.memory_bytes >> 10, p.processes) for p in ran.end.history]
+    assert [(p.elapsed_s, p.memory_bytes >> 10, p.processes) for p in table] == told
 
 
 def test_what_the_payload_put_under_the_monitors_names_stays(payloads: Payloads) -> None:

@@ -36,6 +36,16 @@ def test_the_first_error_record_names_class_and_message(tmp_path: Path, stderr: 
     assert read_words(tmp_path, stderr).first_error == "RuntimeError: the sky fell down"
 
 
+def test_the_traceback_of_the_first_error_is_kept_as_it_is_and_bounded(tmp_path: Path, stderr: Path) -> None:
+    told = 'Traceback (most recent call last):\n  File "isr.py", line 7\nRuntimeError: the sky fell down'
+    log(tmp_path, record(FAILED, "ERROR", 40) | {"exc_info": told}, record("x", "ERROR", 40) | {"exc_info": "later"})
+    assert read_words(tmp_path, stderr).traceback == told
+    log(tmp_path, record(FAILED, "ERROR", 40) | {"exc_info": "x" * 100_000})
+    assert len(read_words(tmp_path, stderr).traceback) == 20_000
+    log(tmp_path, record(FAILED, "ERROR", 40) | {"exc_info": ["no", "text"]})
+    assert read_words(tmp_path, stderr).traceback == ""
+
+
 def test_an_error_without_an_exception_is_quoted(tmp_path: Path, stderr: Path) -> None:
     log(tmp_path, record("no repository there", "CRITICAL", 50))
     assert read_words(tmp_path, stderr).first_error == "no repository there"

@@ -6,9 +6,8 @@ import pytest
 import requests
 
 from pilot.sandbox.control import SandboxError
-from pilot.sandbox.monitor import page
 from pilot.sandbox.world import World
-from tests.unit.sandbox.wire import acquire, submit, update
+from tests.unit.sandbox.wire import update
 
 
 def _status(world: World, session: requests.Session, path: str) -> int:
@@ -36,24 +35,6 @@ def test_an_unknown_job_is_named(world: World) -> None:
         assert str(error) == "The sandbox knows no job 17."
     else:
         raise AssertionError("the unknown job was found")
-
-
-def test_the_monitor_page_lists_jobs_with_their_links(world: World, session: requests.Session) -> None:
-    panda_id = submit(world)
-    acquire(world, session)
-    update(world, session, panda_id, "running", pilot_id="https://logs.example/PandaJob_1/pilotlog.txt|x|PR|1")
-    text = session.get(world.monitor_url, timeout=10).text
-    assert str(panda_id) in text
-    assert "<a href='https://logs.example/PandaJob_1/payload.stdout'>stdout</a>" in text
-
-
-def test_the_monitor_page_escapes_what_jobs_say() -> None:
-    evil = "<script>alert('x')</script>"
-    fields = {"piloterrordiag": evil, "pilotid": "https://x/'onclick='evil()|a", "jobsubstatus": evil}
-    job = {"panda_id": 1, "label": evil, "site": evil, "status": "failed", "modified": 0.0, "fields": fields}
-    text = page([job], 10.0)
-    assert "<script" not in text
-    assert "'onclick" not in text
 
 
 def test_transforms_can_be_downloaded(world: World, anonymous: requests.Session) -> None:
