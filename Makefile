@@ -10,7 +10,7 @@ PYTEST := $(BIN)/pytest -q -p no:cacheprovider
 KEEP := $(shell [ -t 0 ] && [ -z "$$CI" ] && echo --keep)
 SOURCES := pilot tests
 
-.PHONY: bench-page fuzz soak help setup demo demo-quick test test-unit test-integration test-e2e escape lint type fmt bench bench-redaction sbom faults long lock clean
+.PHONY: bench-page fuzz soak image payload-image help setup demo demo-quick test test-unit test-integration test-kube test-containers test-e2e escape lint type fmt bench bench-redaction sbom faults long lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -33,11 +33,12 @@ demo: setup ## a PanDA world on this machine: 18 real pipetask jobs, run in Appt
 demo-quick: setup ## the same with two jobs
 	@image=$$(scripts/build-payload-image) && $(BIN)/pilot-sandbox demo --image "$$image" --quick $(KEEP)
 
-test: setup lint type ## everything: lint, types, unit, contract, integration and end-to-end tests
-	@scripts/prepare-machine postgresql faults browser
-	$(PYTEST) -n 2 --dist loadfile tests/unit tests/contract tests/integration
+test: setup lint type ## everything: lint, types, unit, contract, integration, container and end-to-end tests
+	@scripts/prepare-machine postgresql faults browser containers kube
+	$(PYTEST) -n 2 --dist loadfile tests/unit tests/contract tests/kube tests/integration
 	$(PYTEST) tests/faults
 	$(PYTEST) tests/escape
+	$(PYTEST) tests/containers
 	image=$$(scripts/build-payload-image) && PAYLOAD_IMAGE=$$image $(PYTEST) tests/e2e
 
 test-unit: $(STAMP) ## unit and contract tests only
@@ -47,8 +48,16 @@ test-integration: setup ## tests on real servers, processes, containers and a re
 	@scripts/prepare-machine faults browser
 	$(PYTEST) -n 2 --dist loadfile tests/integration
 
+test-kube: $(STAMP) ## the Kubernetes objects and the Terraform example
+	@scripts/prepare-machine kube
+	$(PYTEST) tests/kube
+
+test-containers: setup ## the pilot's image, and workers as Harvester submits them, under podman
+	@scripts/prepare-machine containers kube
+	$(PYTEST) tests/containers
+
 test-e2e: setup ## real pipetask jobs from the queue to their log URLs
-	@scripts/prepare-machine postgresql
+	@scripts/prepare-machine postgresql containers
 	image=$$(scripts/build-payload-image) && PAYLOAD_IMAGE=$$image $(PYTEST) tests/e2e
 
 # SEED decides every plan; SAMPLE=k takes k of the 336 single faults; PAIRS=m adds m pairs; DISK=w adds at most w failing writes, of

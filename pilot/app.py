@@ -25,9 +25,9 @@ from pilot.panda.auth import Credentials, TokenCredentials, X509Credentials
 from pilot.panda.client import PandaClient
 from pilot.panda.renewal import renewed_by_server
 from pilot.payload.apptainer import Bind
-from pilot.payload.process import reap_strangers
 from pilot.payload.rungs import hide_memory, level_named
 from pilot.payload.runtime import PayloadConfig, PayloadRunner
+from pilot.payload.strangers import reap_strangers, strangers_collected
 from pilot.ports import Acquired, Follower, ServerUnreachable
 from pilot.push import read_given_job
 from pilot.runtime.clock import utc_now
@@ -66,6 +66,7 @@ def run(settings: Settings) -> int:
     stop, credentials = Stop(), None
     with ExitStack() as closing:
         closing.enter_context(stop_on_signals(stop))
+        closing.enter_context(strangers_collected(stop))
         followers = closing.enter_context(realtime_logs(settings, stop))
         log = closing.enter_context(own_worker_log(settings))
         try:

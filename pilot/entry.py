@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 
 
@@ -11,6 +13,9 @@ def entry() -> None:
         from pilot.runtime.health import healthcheck
 
         sys.exit(healthcheck(sys.argv[1:]))
+    # The kernel drops a SIGTERM for process 1 that has no handler. Were it lost in the first second, the pilot of a pod that is
+    # being removed would take a job and be killed with it.
+    signal.signal(signal.SIGTERM, lambda _number, _frame: os._exit(128 + signal.SIGTERM))
     from pilot.cli import entry as start
 
     start()

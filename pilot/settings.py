@@ -188,6 +188,13 @@ def read_settings(
     )
 
 
+def read_options(names: tuple[str, ...], flags: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of these options alone, for a command that is no pilot. Raises SettingsError."""
+    env = _without_placeholders(os.environ)
+    config, document = _config_file(flags, env, CONFIG_PATHS)
+    return {name: _value(BY_NAME[name], flags, env, document, config)[0] for name in names}
+
+
 def close_back_doors() -> None:
     """Remove from this process what libraries would read on their own: proxies, profiles, CA overrides, cloud variables."""
     for name in [name for name in os.environ if BACK_DOORS.fullmatch(name)]:

@@ -121,22 +121,13 @@ def become_subreaper() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
-def reap_strangers() -> int:
-    """Collect dead children nobody started (orphans adopted as PID 1 or subreaper). Returns how many."""
-    reaped = 0
-    for process in procfs.all_processes().values():
-        if process.ppid == os.getpid() and process.zombie and _adopted(process):
-            reaped += _collect(process.pid) is not None
-    return reaped
-
-
-def _adopted(process: Process) -> bool:
+def adopted(process: Process) -> bool:
     """True for a child we did not start: ours are registered, or share our session (subprocess without a new one)."""
     with _own_children_lock:
         return process.pid not in _own_children and process.session != os.getsid(0)
 
 
-def _collect(pid: int) -> float | None:
+def collect(pid: int) -> float | None:
     """CPU seconds of a dead child, now reaped; None when it is not dead or not ours."""
     try:
         done, _status, usage = os.wait4(pid, os.WNOHANG)
@@ -284,7 +275,7 @@ class PayloadProcess:
 
     def _ours_by_adoption(self, process: Process) -> bool:
         """A subreaper adopts descendants alone. PID 1 adopts strangers too, so there a second mark is needed."""
-        if not _adopted(process):
+        if not adopted(process):
             return False
         if os.getpid() != 1:
             return True
@@ -296,7 +287,7 @@ class PayloadProcess:
         """Reap the job's dead orphans that became our children, and count their CPU time."""
         for process in members:
             if process.zombie and process.ppid == os.getpid() and process.pid != self.pid:
-                self._adopted_cpu_s += _collect(process.pid) or 0.0
+                self._adopted_cpu_s += collect(process.pid) or 0.0
 
     # --- to the end ---------------------------------------------------------------------------------------------------
 

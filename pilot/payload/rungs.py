@@ -193,8 +193,9 @@ def _lacks_other_user(node: Node, account: Account, volume: Path, private: tuple
 
 
 def _lacks_safe_folders(account: Account, volume: Path) -> str:
-    """Without Landlock, whoever may write in a folder above ours may put another in our place."""
-    for path in volume.resolve().parents:
+    """Without Landlock, whoever may write in our volume, or in a folder above it, may put another in a folder's place."""
+    own = volume.resolve()
+    for path in (own, *own.parents):
         if permits(path, account, 0o2) and not path.stat().st_mode & stat.S_ISVTX:
             return f"uid {account.uid} may rename what is in {path} (make the mount itself the work folder: --workdir {path})"
     return ""

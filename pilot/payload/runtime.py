@@ -154,7 +154,8 @@ class PayloadRunner:
             )
             logger.info("payloads without a container run on rung %s", self._plain)
             for level, reason in self._plain.lacks.items():
-                logger.info("rung %s is not to be had: %s", level.name, reason)
+                if reason:
+                    logger.info("rung %s is not to be had: %s", level.name, reason)
         return self._plain
 
     def refusal(self, volume: Path) -> str:

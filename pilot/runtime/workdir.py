@@ -6,6 +6,7 @@ import fcntl
 import logging
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -114,7 +115,9 @@ class WorkVolume:
     def held(self) -> Iterator[None]:
         """Make the volume and hold its lock. Raises PilotCannotWork with a sentence: unwritable, full, or in use."""
         try:
-            self.jobs.mkdir(parents=True, exist_ok=True, mode=0o755)
+            self.root.mkdir(parents=True, exist_ok=True, mode=0o755)
+            self._close_to_others()
+            self.jobs.mkdir(exist_ok=True, mode=0o755)
             descriptor = os.open(self.root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise PilotCannotWork(
@@ -128,6 +131,12 @@ class WorkVolume:
             yield
         finally:
             os.close(descriptor)
+
+    def _close_to_others(self) -> None:
+        """What lies in the volume is renamed by nobody else: an emptyDir is open to every user of the pod."""
+        status = self.root.stat()
+        if status.st_uid == os.geteuid() and status.st_mode & 0o022:
+            self.root.chmod(stat.S_IMODE(status.st_mode) & ~0o022)
 
     def _lock(self, descriptor: int) -> None:
         try:

@@ -45,6 +45,10 @@ def test_a_command_in_the_documentation_is_understood(page: str, line: str) -> N
             build_parser().parse_args(arguments)
     elif program == "pilot-sandbox":
         sandbox_parser().parse_args(arguments)
+    elif program in ("kubectl", "terraform", "gcloud"):
+        assert page == "kubernetes.md", (
+            f"{page}: {line} belongs to the guide that tests/kube/test_guide.py looks through"
+        )
     else:
         assert (ROOT / program).exists(), f"{page}: {line} is no command of this project"
 

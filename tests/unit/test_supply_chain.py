@@ -18,9 +18,12 @@ LOCK = (ROOT / "requirements.lock").read_text()
 PERMITTED = {"Apache-2.0", "MIT", "MIT-0", "BSD-2-Clause", "BSD-3-Clause", "ISC", "PSF-2.0", "MPL-2.0"}
 
 
-def entries() -> dict[str, str]:
-    """The lock's entries by ``name==version``."""
-    parts = re.split(r"^(?=[A-Za-z0-9])", LOCK, flags=re.MULTILINE)
+IMAGE_LOCK = (ROOT / "container/requirements.lock").read_text()
+
+
+def entries(lock: str = LOCK) -> dict[str, str]:
+    """A lock's entries by ``name==version``."""
+    parts = re.split(r"^(?=[A-Za-z0-9])", lock, flags=re.MULTILINE)
     return {part.split()[0]: part for part in parts if part.strip() and not part.startswith("#")}
 
 
@@ -42,12 +45,28 @@ def test_every_locked_package_has_one_version_and_hashes() -> None:
         assert re.search(r"--hash=sha256:[0-9a-f]{64}", entry), head
 
 
-def test_the_lock_names_no_place_to_fetch_from() -> None:
-    assert "://" not in LOCK
+@pytest.mark.parametrize("lock", [LOCK, IMAGE_LOCK], ids=["everything", "image"])
+def test_the_lock_names_no_place_to_fetch_from(lock: str) -> None:
+    assert "://" not in lock
     assert not re.search(
-        r"^\s*(-e|-i|-f|--index-url|--extra-index-url|--find-links|--trusted-host)\b", LOCK, re.MULTILINE
+        r"^\s*(-e|-i|-f|--index-url|--extra-index-url|--find-links|--trusted-host)\b", lock, re.MULTILINE
     )
-    assert " @ " not in LOCK
+    assert " @ " not in lock
+
+
+def test_the_images_lock_says_what_the_projects_lock_says() -> None:
+    everything = entries()
+    for head, entry in entries(IMAGE_LOCK).items():
+        assert head in everything, f"{head} is not in requirements.lock: make lock renews both"
+        assert hashes(entry) == hashes(everything[head]), head
+
+
+def test_the_image_holds_what_the_pilot_runs_with_and_nothing_else() -> None:
+    assert set(entries(IMAGE_LOCK)) == {f"{name}=={version}" for name, version, _licence in licence_rows()}
+
+
+def hashes(entry: str) -> set[str]:
+    return set(re.findall(r"--hash=sha256:[0-9a-f]{64}", entry))
 
 
 def test_every_requirement_of_the_project_is_locked() -> None:

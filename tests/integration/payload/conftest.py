@@ -18,8 +18,8 @@ import pytest
 from pilot.job.model import Attempt, Job, Resources
 from pilot.job.queue import Queue, QueueStatus
 from pilot.payload import procfs
-from pilot.payload.process import reap_strangers
 from pilot.payload.runtime import PayloadConfig, PayloadRunner, PreparedPayload
+from pilot.payload.strangers import reap_strangers
 from pilot.runtime.payload_end import PayloadEnd
 from pilot.runtime.stop import Stop, StopKind, StopReason
 from pilot.runtime.workdir import JobFolder, WorkVolume

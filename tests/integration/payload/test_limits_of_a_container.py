@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pilot.payload.leftovers import LAST_SAMPLE, lay_to_rest, mark
-from pilot.payload.process import reap_strangers
+from pilot.payload.strangers import reap_strangers
 from pilot.runtime.workdir import JobFolder
 from tests.bench.guard import against_the_kernel, memory_group
 from tests.integration.payload.conftest import Payloads

@@ -33,6 +33,15 @@ def test_the_volume_is_made_with_its_parents(tmp_path: Path) -> None:
         assert (tmp_path / "a" / "b" / "jobs").is_dir()
 
 
+def test_a_volume_that_is_open_to_all_is_closed_to_others_and_nothing_else_about_it_is_changed(tmp_path: Path) -> None:
+    tmp_path.chmod(0o2777)
+    with WorkVolume(tmp_path).held():
+        assert tmp_path.stat().st_mode & 0o7777 == 0o2755
+    tmp_path.chmod(0o750)
+    with WorkVolume(tmp_path).held():
+        assert tmp_path.stat().st_mode & 0o7777 == 0o750
+
+
 def test_a_second_pilot_is_told_to_use_another_folder(tmp_path: Path) -> None:
     with WorkVolume(tmp_path).held():
         said = hold_elsewhere(tmp_path)
