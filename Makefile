@@ -107,9 +107,20 @@ bench-page: $(STAMP) ## the page of a twelve-hour job: its size, what it costs, 
 sbom: $(STAMP) ## build/sbom.json (CycloneDX) and docs/licences.md
 	@$(BIN)/python scripts/sbom
 
-lock: ## renew requirements.lock (hashed, no index URLs)
-	@$(BIN)/pip-compile -q $(if $(KEEP_VERSIONS),,--upgrade) --generate-hashes --allow-unsafe --strip-extras --no-header --no-emit-index-url \
-	  --no-emit-trusted-host --no-emit-find-links --extra sandbox --extra gcp-logging --extra dev -o requirements.lock pyproject.toml
+# BASE: an image by digest, a folder or a SIF file; without one, Debian from packages. The others: scripts/build-image says.
+image: $(STAMP) ## the pilot's container image: make image [BASE=...] [SHAPE=standalone|onto] [NAME=...] [APPTAINER=no] [BASE_PYTHON=...]
+	@scripts/prepare-machine containers
+	@scripts/build-image $(if $(BASE),--base $(BASE)) $(if $(SHAPE),--shape $(SHAPE)) $(if $(NAME),--name $(NAME)) \
+	  $(if $(BASE_PYTHON),--python $(BASE_PYTHON)) $(if $(filter no,$(APPTAINER)),--without-apptainer)
+
+payload-image: setup ## a payload image: make payload-image SOURCE=... [OUTPUT=x.sif] [KEY=private.pem] [TO=gs://... [PUBLISH="options"]]
+	@scripts/make-payload-image $(SOURCE) $(if $(OUTPUT),--output $(OUTPUT)) $(if $(KEY),--key $(KEY)) $(if $(TO),--to $(TO) $(PUBLISH))
+
+COMPILE := pip-compile -q --generate-hashes --strip-extras --no-header --no-emit-index-url --no-emit-trusted-host --no-emit-find-links
+lock: ## renew requirements.lock and the image's (hashed, no index URLs)
+	@$(BIN)/$(COMPILE) $(if $(KEEP_VERSIONS),,--upgrade) --allow-unsafe --extra sandbox --extra gcp-logging --extra dev \
+	  -o requirements.lock pyproject.toml
+	@$(BIN)/$(COMPILE) --upgrade -c requirements.lock -o container/requirements.lock pyproject.toml
 
 clean: ## remove what was built here; caches of images under ~/.cache/pilot stay
 	@rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -19,7 +19,7 @@ from pilot.payload.image import require_sif
 from pilot.runtime.events import start_logging
 from pilot.runtime.retry import TRANSFER, retry_call
 from pilot.runtime.signals import stop_on_signals
-from pilot.runtime.stop import Stop, Stopped
+from pilot.runtime.stop import Stop, StopKind, Stopped
 from pilot.settings import close_back_doors, read_options
 from pilot.storage.checksum import Checksums
 from pilot.storage.opening import StorageOptions, open_stores
@@ -72,7 +72,8 @@ def _publish(image: Path, url: str, replace: bool, chosen: dict[str, Any]) -> st
         with stop_on_signals(stop):
             return publish(stores, image, url, stop, replace=replace)
     except Stopped as stopped:
-        raise PilotCannotWork(ExitCode.SIGINT, f"not published: {stopped}") from None
+        code = ExitCode.SIGINT if stopped.reason.kind is StopKind.SIGINT else ExitCode.SIGTERM
+        raise PilotCannotWork(code, f"not published: {stopped}") from None
     except PayloadError as error:
         raise PilotCannotWork(ExitCode.MISSING_FILE, error.diagnosis.detail) from None
     except AccessRefused as error:

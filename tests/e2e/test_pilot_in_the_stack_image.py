@@ -12,8 +12,8 @@ import pytest
 
 from pilot.sandbox.production import CA_INSIDE, REPO_INSIDE, Production
 from pilot.sandbox.world import World
-from tests.containers.image.conftest import Pods
 from tests.containers.image.podman import BUILD_TIMEOUT_S, NON_ROOT, RUNG_B, Rights, build, inspected, podman, shell
+from tests.containers.image.pods import Pods
 from tests.integration.pilot.pilotrun import QUEUE, log_url, public
 
 # What the pilot may add to a base; everything else stays as it is, in place, content and mode.

@@ -180,3 +180,20 @@ def test_scanners_find_the_packages_and_the_licences(tree: Path) -> None:
     assert len(installed) == len(locked) + 1
     for name, version in locked:
         assert f"{name.replace('-', '_')}-{version}.dist-info".lower() in {known.lower() for known in installed}
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--base", "registry.example.org/debian:13-slim"), "no image by digest"),
+        (("--base", "localhost/no-such-image"), "there is no image localhost/no-such-image"),
+        (("--shape", "round"), "neither onto nor standalone"),
+        (("--uids", "10001"), "is not PILOT:PAYLOAD"),
+        (("--name",), "--name needs a value"),
+        (("--no-such-option",), "unknown option --no-such-option"),
+    ],
+)
+def test_what_cannot_be_built_is_said_in_one_sentence(options: tuple[str, ...], words: str) -> None:
+    done = subprocess.run([ROOT / "scripts/build-image", *options], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert words in done.stderr.splitlines()[-1]

@@ -14,8 +14,8 @@ import pytest
 from pilot.job.endpoint import deterministic_path
 from pilot.sandbox.cric_server import DATA_BUCKET
 from pilot.sandbox.world import World
-from tests.containers.image.conftest import Pods
 from tests.containers.image.podman import NON_ROOT, PILOT_UID, PRIVILEGED, ROOT, RUNG_B, Container, Rights, give_to
+from tests.containers.image.pods import Pods
 from tests.integration.pilot.pilotrun import (
     QUEUE,
     SCOPE,

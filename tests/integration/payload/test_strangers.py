@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import subprocess
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -13,14 +14,17 @@ from pilot.payload import procfs
 from pilot.payload.process import become_subreaper, register_child, release_child
 from pilot.payload.strangers import collect_strangers, look, strangers_collected
 from pilot.runtime.stop import Stop, StopKind, StopReason
+from tests.integration.payload.conftest import PR_SET_CHILD_SUBREAPER
 
 Eventually = Callable[..., None]
 
 
 @pytest.fixture(autouse=True)
-def inheriting() -> None:
-    """Orphans come to this process, as to PID 1 of a container."""
+def inheriting() -> Iterator[None]:
+    """Orphans come to this process, as to PID 1 of a container; those of other tests do not."""
     become_subreaper()
+    yield
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
 
 
 def orphan(command: str = "exit 3") -> int:
