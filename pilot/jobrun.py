@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import TypeVar
 
+from pilot.debug import STDOUT_MAX_BYTES, DebugMode, cut
 from pilot.heartbeat import Heartbeat
 from pilot.job.errors import Diagnosis, PilotError, StageError
 from pilot.job.model import ApiGeneration, Attempt, Job, MalformedJob
@@ -44,6 +45,7 @@ from pilot.ports import (
     PandaServer,
     Payload,
     PayloadEnd,
+    Question,
     ServerRefused,
     ServerUnreachable,
     Stager,
@@ -234,8 +236,15 @@ class JobRun:
         self._usage = Usage()
         self._isolation = ""
         self._outputs: tuple[FileReport, ...] = ()
+        self._debug = DebugMode(isinstance(parsed, Job) and parsed.debug)
         self._heartbeat = Heartbeat(
-            parts.server, api, self._fields, self._obey, parts.heartbeat_s, parts.server_silence_s, self._server_lost
+            parts.server,
+            api,
+            self._news,
+            self._obey,
+            lambda: self._debug.interval_s(parts.heartbeat_s),
+            parts.server_silence_s,
+            self._server_lost,
         )
 
     def live(self, worker_stop: Stop, refusal: Diagnosis | None = None) -> JobRecord:
@@ -356,7 +365,8 @@ class JobRun:
         except ServerRefused as refusal:
             raise StageError(PilotError.INTERNAL, f"the server refuses the job's start: {refusal}") from refusal
         probe(Point.STARTING_ACCEPTED)
-        self._obey(answer)
+        if self._obey(answer):
+            self._heartbeat.answer_soon()
         self._stop.check()
         self._journal.append(Event.STARTING_ACCEPTED, durable=False)
 
@@ -480,10 +490,12 @@ class JobRun:
         if self._beating is not None:
             helpers.finish(self._beating)
 
-    def _obey(self, answer: UpdateAnswer) -> None:
+    def _obey(self, answer: UpdateAnswer) -> bool:
+        """True when the server wants to see something of the job, and at once."""
         if answer.kill and self._stop.request(StopReason(StopKind.SERVER_KILL)):
             logger.warning("job %s: the server asks to kill it", self._attempt)
             probe(Point.KILL_RECEIVED)
+        return self._debug.hear(answer.commands)
 
     def _server_lost(self, silent_for_s: float) -> None:
         """Past the server's own limit another attempt may be running: this one must not go on."""
@@ -501,6 +513,21 @@ class JobRun:
         fields = update_fields(self._attempt, state, self._parts.identity, self._log_url)
         fields["start_time"] = server_time(self._started_at)
         return fields
+
+    def _news(self, state: JobState) -> dict[str, FieldValue]:
+        """What a heartbeat tells: with an operator looking on, what there is to see of the job too."""
+        fields = self._fields(state)
+        try:
+            answer = self._debug.answer(self._look)
+        except Exception as error:  # the boundary: no job ends for an onlooker
+            logger.error("job %s: an operator's command cannot be answered", self._attempt, exc_info=error)
+            return fields
+        if answer is not None:
+            fields["stdout"] = cut(redactor.clean(answer), STDOUT_MAX_BYTES)
+        return fields
+
+    def _look(self, question: Question, most_bytes: int) -> str:
+        return self._parts.payload.look(question, self._folder, most_bytes)
 
     def _final_fields(self, outcome: Outcome, stored: LogsStored) -> dict[str, FieldValue]:
         fields: dict[str, FieldValue] = {

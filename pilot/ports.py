@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -153,12 +154,40 @@ class Follower(Protocol):
 # --- payload ----------------------------------------------------------------------------------------------------------
 
 
+class Sight(Enum):
+    """What there is to see of a job while it runs. The values are the operators' words for it."""
+
+    TAIL = "tail"
+    LS = "ls"
+    DU = "du"
+    PS = "ps"
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One thing an operator wants to see. ``name``: a file or folder as it was written, and hostile; empty: the usual one.
+
+    ``lines``: how many of a file's last lines; None: as many as there is room for.
+    """
+
+    sight: Sight
+    name: str = ""
+    lines: int | None = None
+
+
 class Payload(Protocol):
     """Prepares and runs a payload.
 
     ``prepare`` finds the command, the runtime and the image (downloads included) and raises PayloadError when it cannot.
     ``run`` starts it and returns when nothing of it is left; it is stopped through ``stop``.
     """
+
+    def look(self, question: Question, folder: JobFolder, most_bytes: int) -> str:
+        """What there is to see at any time of a job's life, secrets masked, as printable text of at most ``most_bytes``.
+
+        It never leaves the job's folder and raises nothing: what cannot be seen is said in words.
+        """
+        ...
 
     def prepare(self, job: Job, folder: JobFolder, stop: Stop) -> PreparedPayload: ...
 

@@ -11,7 +11,7 @@ import secrets
 import tempfile
 import threading
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -37,11 +37,13 @@ from pilot.payload.environment import PAYLOAD_LOG, EnvironmentInput, PayloadEnvi
 from pilot.payload.folder import PayloadPlaces
 from pilot.payload.image import Image, ImageCache
 from pilot.payload.known import KnownModes
+from pilot.payload.look import look
 from pilot.payload.monitor import Monitor, TreeSample
 from pilot.payload.plain import plain_launch
 from pilot.payload.process import Launch, PayloadProcess, ProcessEnd, become_subreaper
 from pilot.payload.procfs import Process
 from pilot.payload.rungs import Level, Plain
+from pilot.ports import Question
 from pilot.runtime.loops import run_stage
 from pilot.runtime.payload_end import PayloadEnd
 from pilot.runtime.pulse import join
@@ -110,10 +112,22 @@ class PayloadRunner:
         self._modes: dict[bool, Mode] = {}  # by "is the image a folder"
         self._must_unpack = False
         self._ahead: threading.Thread | None = None
+        self._prepared: PreparedPayload | None = None
         become_subreaper()
 
     def prepare(self, job: Job, folder: JobFolder, stop: Stop) -> PreparedPayload:
         """Command, environment, image and runtime of a job. Raises PayloadError with the PanDA code; Stopped."""
+        self._prepared = prepared = self._prepare(job, folder, stop)
+        return prepared
+
+    def look(self, question: Question, folder: JobFolder, most_bytes: int) -> str:
+        """What there is to see of a job at any time of its life (payload/look.py); raises nothing."""
+        prepared = self._prepared
+        if prepared is None or not prepared.belongs_to(folder):  # nothing is there but the pilot's own files
+            return look(question, folder, most_bytes)
+        return look(question, folder, most_bytes, prepared.eyes, prepared.members)
+
+    def _prepare(self, job: Job, folder: JobFolder, stop: Stop) -> PreparedPayload:
         places = PayloadPlaces(folder)
         places.create()
         config = self._config
@@ -351,6 +365,7 @@ class PreparedPayload:
         self._grace_s, self._log_name, self._markers, self._image = grace_s, log_name, markers, image
         self._declared, self._image_name = declared, image_name
         self._monitor: Monitor | None = None
+        self._process: PayloadProcess | None = None
 
     @property
     def isolation(self) -> str:
@@ -367,6 +382,19 @@ class PreparedPayload:
         """What the payload uses at this moment; None before its first sample."""
         return self._monitor.last if self._monitor else None
 
+    @property
+    def eyes(self) -> Callable[[], AbstractContextManager[None]]:
+        """Inside it this thread sees what the payload keeps to itself, where it is another user."""
+        return self._launch.account.eyes if self._launch.account else nullcontext
+
+    def belongs_to(self, folder: JobFolder) -> bool:
+        return self._places.folder == folder
+
+    def members(self) -> list[Process]:
+        """Its processes at this moment; none before it is started and once it is over."""
+        process = self._process
+        return process.members() if process else []
+
     def run(self, stop: Stop, started: Callable[[int], None] = lambda _pid: None) -> PayloadEnd:
         """Start it, call ``started`` with its pid, and return when nothing of it is left."""
         try:
@@ -379,7 +407,7 @@ class PreparedPayload:
 
     def _run(self, stop: Stop, started: Callable[[int], None]) -> PayloadEnd:
         killed_before = cgroup.oom_kill_count()
-        process = PayloadProcess(self._launch)
+        process = self._process = PayloadProcess(self._launch)
         with stop.child() as scope:
             monitor = self._monitor = self._new_monitor(process, scope)
             watcher = process.watch(scope)
@@ -390,6 +418,7 @@ class PreparedPayload:
             finally:
                 reason = scope.reason or StopReason(StopKind.INTERNAL, "the pilot could not go on")
                 end = process.finish(self._end(process, reason, monitor))
+                self._process = None
                 watcher.join(1.0)
         if self._launch.account is not None:
             account, places = self._launch.account, self._places
@@ -411,7 +440,7 @@ class PreparedPayload:
             declared=self._declared,
             group=cgroup.memory_group(),
             record=places.control / leftovers.LAST_SAMPLE,
-            eyes=self._launch.account.eyes if self._launch.account else nullcontext,
+            eyes=self.eyes,
         )
 
     def _end(self, process: PayloadProcess, reason: StopReason, monitor: Monitor) -> StopReason | None:

@@ -22,6 +22,7 @@ from pilot.ports import (
     LogsStored,
     NoJob,
     PayloadEnd,
+    Question,
     ServerUnreachable,
     UpdateAnswer,
 )
@@ -159,6 +160,8 @@ class Script:
     during: Callable[[Stop, JobFolder], object] = lambda stop, folder: None
     runs: int = 0
     laid_to_rest: list[Mapping[str, Any]] = field(default_factory=list)
+    looked_for: list[Question] = field(default_factory=list)
+    look_error: Exception | None = None
     folder: JobFolder | None = None
 
     @property
@@ -172,6 +175,12 @@ class Script:
     def lay_to_rest(self, mark: Mapping[str, Any], folder: JobFolder) -> Diagnosis:
         self.laid_to_rest.append(mark)
         return Diagnosis(PilotError.KILL_SIGNAL, "the pilot died under it")
+
+    def look(self, question: Question, folder: JobFolder, most_bytes: int) -> str:
+        self.looked_for.append(question)
+        if self.look_error:
+            raise self.look_error
+        return f"{question.sight.value} of {question.name or 'the usual'}"
 
     def prepare(self, job: Job, folder: JobFolder, stop: Stop) -> Script:
         if self.prepare_error:

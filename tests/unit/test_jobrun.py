@@ -464,3 +464,52 @@ def test_a_follower_that_is_stuck_is_left_behind_and_no_further_job_is_taken(
     record = run(bench)
     stuck.set()
     assert (record.outcome.state, record.abandoned_helpers) == (JobState.FINISHED, ("onlooker",))
+
+
+# --- debug mode -------------------------------------------------------------------------------------------------------
+
+
+def told(bench: Bench) -> list[str]:
+    """What the updates told in ``stdout``."""
+    return [str(fields["stdout"]) for fields in bench.server.updates if "stdout" in fields]
+
+
+def test_a_command_is_answered_right_away_and_not_an_interval_later(
+    bench: Bench, eventually: Callable[..., None]
+) -> None:
+    bench.server.commands["running"] = "ls sub"
+    bench.payload.during = lambda stop, folder: eventually(lambda: told(bench))
+    run(bench)
+    assert told(bench) == ["> ls sub\nls of sub"]
+    assert "stdout" not in bench.server.final
+
+
+def test_a_command_that_came_with_the_start_is_answered_with_the_first_heartbeat(
+    bench: Bench, eventually: Callable[..., None]
+) -> None:
+    bench.server.commands["starting"] = "ps"
+    bench.payload.during = lambda stop, folder: eventually(lambda: told(bench))
+    run(bench)
+    assert told(bench)[0] == "> ps\nps of the usual"
+
+
+def test_a_job_in_debug_mode_shows_its_tail_with_each_heartbeat(bench: Bench, eventually: Callable[..., None]) -> None:
+    bench.heartbeat_s = 0.02
+    bench.payload.during = lambda stop, folder: eventually(lambda: len(told(bench)) > 2)
+    run(bench, definition(debug="True"))
+    assert set(told(bench)) == {"tail of the usual"}
+
+
+def test_no_secret_is_told_to_an_onlooker_and_no_job_ends_for_one(
+    bench: Bench, eventually: Callable[..., None], caplog: pytest.LogCaptureFixture
+) -> None:
+    bench.server.commands["running"] = "tail open-sesame-42"
+    bench.payload.during = lambda stop, folder: eventually(lambda: told(bench))
+    run(bench, definition(secrets="open-sesame-42"))
+    assert told(bench) == ["> tail ***\ntail of ***"]
+    bench.payload.look_error = KeyError("a bug")
+    bench.payload.during = lambda stop, folder: eventually(lambda: "cannot be answered" in caplog.text)
+    bench.server.commands["running"] = "tail again"
+    bench.server.updates.clear()
+    assert run(bench, definition(4712)).outcome.state is JobState.FINISHED
+    assert told(bench) == []
