@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from pilot.job.errors import Diagnosis
 from pilot.job.model import ApiGeneration, Attempt, Job, MalformedJob
+from pilot.job.replay import Recipe
 from pilot.job.report import FieldValue, FileReport
 from pilot.job.report import StoredFile as StoredFile  # re-exported: storage may not import this module
 from pilot.runtime.payload_end import PayloadEnd as PayloadEnd  # re-exported: payload may not import this module
@@ -114,6 +115,10 @@ class Stager(Protocol):
 
     def stage_in(self, job: Job, into: Path, stop: Stop) -> tuple[Path, ...]: ...
 
+    def sources(self, job: Job, stop: Stop) -> Mapping[str, tuple[str, ...]]:
+        """Where each input can be had from, best first, by LFN. Raises what ``stage_in`` would for the same reason."""
+        ...
+
     def stage_out(self, job: Job, from_folder: Path, stop: Stop) -> tuple[FileReport, ...]: ...
 
 
@@ -190,6 +195,10 @@ class Payload(Protocol):
         ...
 
     def prepare(self, job: Job, folder: JobFolder, stop: Stop) -> PreparedPayload: ...
+
+    def recipe(self, job: Job) -> Recipe:
+        """What this job's payload is made ready with, as far as is known by now, for whoever wants to run it again."""
+        ...
 
     def lay_to_rest(self, mark: Mapping[str, Any], folder: JobFolder) -> Diagnosis:
         """End what is left of a payload whose pilot died, by its mark; the diagnosis is the cause as far as traces tell."""

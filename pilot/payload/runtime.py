@@ -27,13 +27,20 @@ from pilot.job.limits import (
     LimitSettings,
     limits_for,
 )
-from pilot.job.model import Job
+from pilot.job.model import Checksum, Job
 from pilot.job.queue import Queue
+from pilot.job.replay import Recipe
 from pilot.payload import apptainer, cgroup, leftovers, rungs
 from pilot.payload.apptainer import Bind, Markers, Mode
 from pilot.payload.command import DEFAULT_TRANSFORM_BASES, Command, TransformSource, resolve
 from pilot.payload.diagnosis import read_words
-from pilot.payload.environment import PAYLOAD_LOG, EnvironmentInput, PayloadEnvironment, payload_environment
+from pilot.payload.environment import (
+    OF_ONE_RUN,
+    PAYLOAD_LOG,
+    EnvironmentInput,
+    PayloadEnvironment,
+    payload_environment,
+)
 from pilot.payload.folder import PayloadPlaces
 from pilot.payload.image import Image, ImageCache
 from pilot.payload.known import KnownModes
@@ -67,11 +74,11 @@ class PayloadConfig:
     """What a pilot's payloads have in common. Times in seconds.
 
     ``image``: the operator's explicit choice (``--image``); ``queue_image``: the settings' entry for the queue.
-    ``pod_memory_bytes``: None asks the control group. ``disk_limit_bytes``: the pod's disk ceiling.
+    ``pod_memory_bytes``: the memory limit of a pod that is not here (job/limits.py); ``disk_limit_bytes``: its disk ceiling.
     ``looping_s``, ``max_processes``, ``max_inodes``, ``max_stdout_bytes``: 0: no limit.
     ``credentials``: values of the variables that payloads are given; ``added``: ``payload_env_set``.
     ``required``: the lowest rung a payload may run on (rungs.py); ``user``: whose it is on rung B; ``private``: the pilot's
-    credential files; ``own_containers``: the queue's payloads start containers of their own.
+    credential files; ``own_containers``: the queue's payloads start containers of their own; ``image_checksum``: of ``image``.
     """
 
     queue: Queue
@@ -100,6 +107,7 @@ class PayloadConfig:
     own_containers: bool = False
     image_cache_limit_bytes: int | None = None
     image_key: Path | None = None
+    image_checksum: Checksum | None = None
 
 
 class PayloadRunner:
@@ -119,6 +127,27 @@ class PayloadRunner:
         """Command, environment, image and runtime of a job. Raises PayloadError with the PanDA code; Stopped."""
         self._prepared = prepared = self._prepare(job, folder, stop)
         return prepared
+
+    def recipe(self, job: Job) -> Recipe:
+        """What this job's payload is made ready with, for whoever wants to run it again. No value of a secret is in it."""
+        config = self._config
+        try:
+            image = chosen_image(config, job) or ""
+        except PayloadError:
+            image = ""
+        values = payload_environment(job, self._variables(), "", "", "").values
+        return Recipe(
+            queue=config.queue,
+            limits=self._limit_settings(),
+            environment={n: v for n, v in values.items() if isinstance(v, str) and n not in OF_ONE_RUN},
+            hidden=tuple(sorted(name for name, value in values.items() if isinstance(value, Secret))),
+            image=image,
+            image_checksum=self._images.checksum(image),
+            binds=tuple(str(bind) for bind in config.binds),
+            own_containers=config.own_containers,
+            realtime_logfiles=config.realtime_logfiles,
+            grace_s=config.grace_s,
+        )
 
     def look(self, question: Question, folder: JobFolder, most_bytes: int) -> str:
         """What there is to see of a job at any time of its life (payload/look.py); raises nothing."""
@@ -242,7 +271,8 @@ class PayloadRunner:
     def _limit_settings(self) -> LimitSettings:
         config = self._config
         return LimitSettings(
-            container_memory_bytes=config.pod_memory_bytes or cgroup.memory_limit_bytes(),
+            container_memory_bytes=cgroup.memory_limit_bytes(),
+            absent_container_bytes=config.pod_memory_bytes,
             disk_limit_bytes=config.disk_limit_bytes,
             looping_s=config.looping_s,
             max_processes=config.max_processes,
@@ -257,7 +287,8 @@ class PayloadRunner:
         if runtime is None:
             raise apptainer.missing_runtime()
         self.close()
-        image, mode = self._usable(self._images.get(name, stop), runtime, places, stop)
+        checksum = self._config.image_checksum if name == self._config.image else None
+        image, mode = self._usable(self._images.get(name, stop, checksum), runtime, places, stop)
         binds, flags, refused = apptainer.accepted_options(self._config.queue.container_options)
         if refused:
             logger.warning(
@@ -332,12 +363,14 @@ class PayloadRunner:
         image.release()
         return folder
 
-    def _environment(self, job: Job, home: str, tmp: str, tracking_id: str) -> PayloadEnvironment:
+    def _variables(self) -> EnvironmentInput:
         config = self._config
-        given = EnvironmentInput(
+        return EnvironmentInput(
             config.queue.environment, config.credentials, config.added, config.s3_endpoint_url, config.realtime_logfiles
         )
-        environment = payload_environment(job, given, home, tmp, tracking_id)
+
+    def _environment(self, job: Job, home: str, tmp: str, tracking_id: str) -> PayloadEnvironment:
+        environment = payload_environment(job, self._variables(), home, tmp, tracking_id)
         for sentence in environment.refused:
             logger.warning("%s", sentence)
         return environment

@@ -100,6 +100,10 @@ class JobStager:
 
     # --- in
 
+    def sources(self, job: Job, stop: Stop) -> dict[str, tuple[str, ...]]:
+        """The URLs each input can be read from, best first, by LFN. Raises StageInError, Stopped."""
+        return {file.lfn: tuple(place.url for place in self._sources(file, stop)) for file in job.inputs}
+
     def _room_for_unknown(self, files: tuple[FileSpec, ...], into: Path) -> int | None:
         """Check the announced sizes against the queue's limit and the disk; return what a file of unknown size may have."""
         total_bytes = sum(file.size_bytes or 0 for file in files)

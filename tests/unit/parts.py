@@ -12,6 +12,7 @@ from typing import Any
 from pilot.job.errors import Diagnosis, PilotError, StageError
 from pilot.job.model import ApiGeneration, Attempt, Job, MalformedJob
 from pilot.job.queue import Queue, QueueStatus
+from pilot.job.replay import Recipe
 from pilot.job.report import FieldValue, FileReport, Identity, Usage
 from pilot.jobrun import JobParts
 from pilot.ports import (
@@ -134,6 +135,9 @@ class Shelf:
     staged: list[str] = field(default_factory=list)
     on_out: Callable[[], object] = lambda: None
 
+    def sources(self, job: Job, stop: Stop) -> Mapping[str, tuple[str, ...]]:
+        return {file.lfn: (f"gs://bucket/{file.lfn}",) for file in job.inputs}
+
     def stage_in(self, job: Job, into: Path, stop: Stop) -> tuple[Path, ...]:
         self.staged.append("in")
         if self.in_error:
@@ -175,6 +179,9 @@ class Script:
     def lay_to_rest(self, mark: Mapping[str, Any], folder: JobFolder) -> Diagnosis:
         self.laid_to_rest.append(mark)
         return Diagnosis(PilotError.KILL_SIGNAL, "the pilot died under it")
+
+    def recipe(self, job: Job) -> Recipe:
+        return Recipe(QUEUE, environment={"SITE": "here"}, hidden=("PGPASSWORD",), image="gs://images/x.sif")
 
     def look(self, question: Question, folder: JobFolder, most_bytes: int) -> str:
         self.looked_for.append(question)
