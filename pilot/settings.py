@@ -188,6 +188,11 @@ def read_settings(
     )
 
 
+def environment_now() -> dict[str, str]:
+    """The environment of this process, for whoever has to read settings from it more than once."""
+    return dict(os.environ)
+
+
 def close_back_doors() -> None:
     """Remove from this process what libraries would read on their own: proxies, profiles, CA overrides, cloud variables."""
     for name in [name for name in os.environ if BACK_DOORS.fullmatch(name)]:

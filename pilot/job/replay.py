@@ -30,6 +30,8 @@ DEEPEST = 20
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,200}")
 _HEX = re.compile(r"[0-9a-f]{8,64}")
 _QUEUE = re.compile(r"[A-Za-z0-9_.-]{0,100}")
+# Who the job's owner is does not help to run it, and logs are public.
+_PERSONAL = frozenset({"prodUserID"})
 # Without them there is nothing to run.
 _COMMAND_KEYS = ("transformation", "jobPars")
 
@@ -84,7 +86,7 @@ class Replay:
 
 def replay_document(replay: Replay, definition: Mapping[str, Any], clean: Callable[[str], str]) -> dict[str, Any]:
     """The document, as JSON values. ``clean`` takes secrets out of a text (the redactor's)."""
-    open_definition = without_secrets(definition)
+    open_definition = {key: value for key, value in without_secrets(definition).items() if key not in _PERSONAL}
     cleaned = {str(key): _cleaned(value, clean, DEEPEST) for key, value in open_definition.items()}
     recipe = replay.recipe
     safe = {name: value for name, value in recipe.environment.items() if clean(value) == value}

@@ -416,6 +416,15 @@ class PreparedPayload:
         return self._monitor.last if self._monitor else None
 
     @property
+    def launch(self) -> Launch:
+        """What is started, for whoever starts it in another way; ``close`` is called when that is over."""
+        return self._launch
+
+    @property
+    def limits(self) -> Limits:
+        return self._limits
+
+    @property
     def eyes(self) -> Callable[[], AbstractContextManager[None]]:
         """Inside it this thread sees what the payload keeps to itself, where it is another user."""
         return self._launch.account.eyes if self._launch.account else nullcontext
@@ -433,10 +442,14 @@ class PreparedPayload:
         try:
             return self._run(stop, started)
         finally:
-            if self._markers is not None:
-                self._markers.close()
-            if self._image is not None:
-                self._image.release()
+            self.close()
+
+    def close(self) -> None:
+        """Let go of the image and of what was held open."""
+        if self._markers is not None:
+            self._markers.close()
+        if self._image is not None:
+            self._image.release()
 
     def _run(self, stop: Stop, started: Callable[[int], None]) -> PayloadEnd:
         killed_before = cgroup.oom_kill_count()

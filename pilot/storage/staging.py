@@ -63,14 +63,23 @@ class Place:
 class JobStager:
     """Moves a job's inputs and outputs between the RSEs that CRIC names and a folder (ports.Stager).
 
-    ``endpoint_of`` is the CRIC client's. Safe to use for one job after another; not for two at once.
+    ``endpoint_of`` is the CRIC client's. ``places_of``: where an input is, for whoever knows it without asking CRIC; raises
+    StageInError. Safe to use for one job after another; not for two at once.
     """
 
-    def __init__(self, queue: Queue, endpoint_of: EndpointOf, stores: Stores, policy: RetryPolicy = TRANSFER) -> None:
+    def __init__(
+        self,
+        queue: Queue,
+        endpoint_of: EndpointOf,
+        stores: Stores,
+        policy: RetryPolicy = TRANSFER,
+        places_of: Callable[[FileSpec], tuple[Place, ...]] | None = None,
+    ) -> None:
         self._queue = queue
         self._endpoint_of = endpoint_of
         self._stores = stores
         self._policy = policy
+        self._places_of = places_of
 
     def stage_in(self, job: Job, into: Path, stop: Stop) -> tuple[Path, ...]:
         """Download every input to ``into/<lfn>``, four at a time, verified. Raises StageInError or Stopped."""
@@ -89,12 +98,9 @@ class JobStager:
         All outputs are looked at before the first is sent, so that a missing one costs no upload. Raises StageOutError or
         Stopped.
         """
-        if not job.outputs:
+        there = outputs_there(job, from_folder, output_limit_bytes(self._queue))
+        if not there:
             return ()
-        for file in job.outputs:
-            _require_names(file, StageOutError, PilotError.BAD_OUTPUT_FILE_NAME)
-        limit_bytes = output_limit_bytes(self._queue)
-        there = [file for file in job.outputs if _is_there(file, from_folder, job.allow_no_output, limit_bytes)]
         tasks = [partial(self._upload, file, self._destination(file, stop), from_folder) for file in there]
         return in_parallel(tasks, stop)
 
@@ -119,6 +125,8 @@ class JobStager:
 
     def _sources(self, file: FileSpec, stop: Stop) -> tuple[Place, ...]:
         """Every door of every RSE the file may be read from, best first."""
+        if self._places_of is not None:
+            return self._places_of(file)
         with _stage_errors(file, StageInError):
             names = (file.rse,) if file.rse else storages_for(self._queue, Transfer.INPUT)
             return self._places(file, names, READ_ACTIVITIES, self._stores.schemes, stop)
@@ -302,6 +310,13 @@ def _require_distinct(files: tuple[FileSpec, ...]) -> None:
         if file.lfn in seen:
             raise StageInError(PilotError.STAGE_IN_FAILED, f"the job names the input {file.lfn} twice")
         seen.add(file.lfn)
+
+
+def outputs_there(job: Job, folder: Path, limit_bytes: int) -> tuple[FileSpec, ...]:
+    """The outputs a payload has made. Raises StageOutError when one that must be there is not, or cannot be an output."""
+    for file in job.outputs:
+        _require_names(file, StageOutError, PilotError.BAD_OUTPUT_FILE_NAME)
+    return tuple(file for file in job.outputs if _is_there(file, folder, job.allow_no_output, limit_bytes))
 
 
 def _is_there(file: FileSpec, folder: Path, allow_no_output: frozenset[str], limit_bytes: int) -> bool:
