@@ -1,7 +1,7 @@
 """``log.tgz`` as it comes from somewhere: read and unpacked by rules of our own, whatever it holds.
 
-Only regular files come out, each new, below the one folder. Links, devices, absolute and climbing names and sparse files are
-passed over; what it unpacks to, the number of its members and the length of every header are bounded.
+Only regular files come out, each new, below the one folder. Links, devices, absolute and climbing names, sparse files and very
+large ones are passed over; what it unpacks to, the number of its members and the length of every header are bounded.
 """
 
 from __future__ import annotations
@@ -20,8 +20,10 @@ from pilot.job.replay import MAX_DOCUMENT_BYTES, REPLAY_NAME
 from pilot.storage.store import LocalFileError
 from pilot.storage.transfer import open_regular
 
-MAX_UNPACKED_BYTES = 512 << 20
-MAX_MEMBERS = 10_000
+MAX_UNPACKED_BYTES = 8 << 30  # a payload's stdout and stderr may have 2 GiB each, and are in it whole
+MAX_FILE_BYTES = 256 << 20
+MAX_WRITTEN_BYTES = 1 << 30
+MAX_MEMBERS = 4000
 MAX_READ_BYTES = 1 << 20  # at a time: a header that announces more is no log's
 BLOCK_BYTES = 256 << 10
 MOST_STEPS = 30
@@ -44,12 +46,15 @@ def read_document(bundle: Path) -> bytes:
     raise BadBundle(bundle, f"holds no {REPLAY_NAME}: the job was run by an older pilot, or could not be read at all")
 
 
-def unpack(bundle: Path, into: Path) -> int:
+def unpack(bundle: Path, into: Path, most_bytes: int = MAX_WRITTEN_BYTES) -> int:
     """Unpack it into a new folder; how many files came out. Raises BadBundle, OSError."""
     into.mkdir(mode=0o700)
     unpacked = 0
     with _members(bundle) as members:
         for steps, size_bytes, content in members:
+            most_bytes -= size_bytes
+            if most_bytes < 0:
+                raise BadBundle(bundle, "unpacks to more than a log bundle does")
             target = into.joinpath(*steps)
             try:
                 target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -82,16 +87,17 @@ def _files(bundle: Path, plain: _Bounded) -> Iterator[tuple[tuple[str, ...], int
                 raise BadBundle(bundle, f"has more than {MAX_MEMBERS} members, which no log bundle has")
             archive.members.clear()  # it would keep them all
             steps = _steps(member.name)
-            content = archive.extractfile(member) if member.isreg() and not member.issparse() and steps else None
+            good = steps and member.isreg() and not member.issparse() and member.size <= MAX_FILE_BYTES
+            content = archive.extractfile(member) if good else None
             if content is not None:
                 yield steps, member.size, content
 
 
 def _steps(name: str) -> tuple[str, ...]:
     """The steps of a name below the bundle's first folder; empty for a name that leads anywhere else."""
-    steps = name.split("/")[1:]
-    bad = name.startswith("/") or len(steps) > MOST_STEPS or not name.isprintable()
-    return () if bad or not all(_is_plain(step) for step in steps) else tuple(steps)
+    steps = name.split("/")
+    good = len(steps) <= MOST_STEPS and name.isprintable() and all(_is_plain(step) for step in steps)
+    return tuple(steps[1:]) if good else ()
 
 
 def _is_plain(step: str) -> bool:
