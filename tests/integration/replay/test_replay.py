@@ -304,6 +304,8 @@ def test_a_hostile_log_reads_nothing_of_this_machine(
     assert again.exit_code != 0
     if changes.get("own_containers"):
         assert again.exit_code == 65 and "isolation C is required" in again.stderr
+    if "image" in changes:
+        assert again.exit_code == 2 and "no path that a log names is used here" in again.stderr
 
 
 def test_an_input_of_a_hostile_log_is_no_file_of_this_machine(jobs: Jobs, replay: Replays, tmp_path: Path) -> None:
