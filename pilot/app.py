@@ -287,7 +287,7 @@ def _payload(settings: Settings, queue: Queue, stores: Stores) -> PayloadRunner:
         ca_path=_text(settings.storage_ca),
         s3_endpoint_url=settings.payload_s3_endpoint,
         realtime_logfiles=settings.realtime_logfiles,
-        credentials=settings.payload_environment,
+        credentials={n: s.reveal() if n in OPEN_VARIABLES else s for n, s in settings.payload_environment.items()},
         added=of_queue.payload_env_set,
         grace_s=settings.payload_grace_s,
         disk_limit_bytes=settings.disk_limit_mib * MEGABYTE if settings.disk_limit_mib else None,

@@ -195,6 +195,11 @@ def read_options(names: tuple[str, ...], flags: Mapping[str, Any]) -> dict[str, 
     return {name: _value(BY_NAME[name], flags, env, document, config)[0] for name in names}
 
 
+def environment_now() -> dict[str, str]:
+    """The environment of this process, for whoever has to read settings from it more than once."""
+    return dict(os.environ)
+
+
 def close_back_doors() -> None:
     """Remove from this process what libraries would read on their own: proxies, profiles, CA overrides, cloud variables."""
     for name in [name for name in os.environ if BACK_DOORS.fullmatch(name)]:

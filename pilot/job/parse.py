@@ -23,7 +23,8 @@ SECRET_KEYS = frozenset({"secrets", "pilotSecrets", "credname", "myproxy"})
 SECRETS_MAX = 256
 SECRET_MAX_CHARS = 64 << 10
 _FILE_MARK = "___file___"  # of a secret's name: its value is a file in base64 (server rule)
-RESERVED_LOG_NAMES = frozenset({"pilotlog.txt", "payload.stdout", "payload.stderr"})  # objects beside log.tgz
+# objects beside log.tgz
+RESERVED_LOG_NAMES = frozenset({"pilotlog.txt", "payload.stdout", "payload.stderr", "replay.json"})
 _NOTHING = frozenset({"", "null", "none"})
 _LFN = re.compile(r"[A-Za-z0-9_.+:@#%=~-]+(?:[ A-Za-z0-9_.+:@#%=~,-]*[A-Za-z0-9_.+:@#%=~-])?", re.ASCII)
 _SCOPE = re.compile(r"[A-Za-z0-9_.-]{0,100}", re.ASCII)

@@ -74,6 +74,10 @@ class Bind:
         fields = ["type=bind", _csv(f"source={self.source}"), _csv(f"destination={self.target}")]
         return ("--mount", ",".join(fields + (["ro"] if self.read_only else [])))
 
+    def __str__(self) -> str:
+        """As settings write it."""
+        return f"{self.source}:{self.target}{':ro' if self.read_only else ''}"
+
 
 def parse_bind(text: str) -> Bind:
     """``source[:target][:ro|:rw]`` as settings and CRIC write it. ValueError says what is wrong."""
