@@ -6,6 +6,7 @@ crc32c (``x-goog-hash``), so that who verifies can. A bucket's listing is one fi
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import socket
@@ -27,7 +28,7 @@ _LISTING = (
     "{objects}</ListBucketResult>"
 )
 _LISTED = (
-    "<Contents><Key>{key}</Key><LastModified>2026-11-01T00:00:00.000Z</LastModified><ETag>&quot;{crc32c}&quot;</ETag>"
+    "<Contents><Key>{key}</Key><LastModified>2026-11-01T00:00:00.000Z</LastModified><ETag>&quot;{etag}&quot;</ETag>"
     "<Size>{size_bytes}</Size><StorageClass>STANDARD</StorageClass></Contents>"
 )
 _CONFIGURATION = """
@@ -51,8 +52,9 @@ http {{
   types {{ }}
   default_type application/octet-stream;
   map_hash_max_size 65536;
-  map_hash_bucket_size 256;
+  map_hash_bucket_size 512;
   map $uri $goog_hash {{ include {scratch}/hashes; }}
+  map $uri $described {{ include {scratch}/descriptions; }}
   server {{
     listen 127.0.0.1:{plain};
     listen 127.0.0.1:{tls} ssl;
@@ -60,8 +62,13 @@ http {{
     ssl_certificate_key {key};
     ssl_protocols TLSv1.2 TLSv1.3;
     root {root};
-    location ~ ^/(?:download/)?storage/v1/b/[^/]+/o/ {{
-      rewrite "^/(?:download/)?storage/v1/b/([^/]+)/o/(.+)$" /$1/$2 last;
+    location ~ ^/download/storage/v1/b/[^/]+/o/ {{
+      rewrite "^/download/storage/v1/b/([^/]+)/o/(.+)$" /$1/$2 last;
+    }}
+    location ~ ^/storage/v1/b/[^/]+/o/ {{
+      default_type application/json;
+      if ($arg_alt = media) {{ rewrite "^/storage/v1/b/([^/]+)/o/(.+)$" /$1/$2 last; }}
+      return 200 $described;
     }}
     location ~ ^/[^/]+/?$ {{ default_type application/xml; try_files /listing.xml =404; }}
     location / {{
@@ -120,11 +127,29 @@ def serving(
 def _write_folder(root: Path, bucket: str, contents: Sequence[Content], scratch: Path) -> None:
     hashes = "".join(f'"/{bucket}/{content.key}" "{content.goog_hash}";\n' for content in contents)
     (scratch / "hashes").write_text(f'default "";\n{hashes}')
+    descriptions = "".join(
+        f"'/storage/v1/b/{bucket}/o/{content.key}' '{json.dumps(_description(bucket, content))}';\n"
+        for content in contents
+    )
+    (scratch / "descriptions").write_text(f'default "";\n{descriptions}')
     objects = "".join(
-        _LISTED.format(key=escape(content.key), crc32c=content.crc32c, size_bytes=content.size_bytes)
+        _LISTED.format(key=escape(content.key), etag=_etag(root / bucket / content.key), size_bytes=content.size_bytes)
         for content in contents
     )
     (root / "listing.xml").write_text(_LISTING.format(bucket=bucket, count=len(contents), objects=objects))
+
+
+def _etag(path: Path) -> str:
+    """As nginx makes it: who lists a bucket may then ask for just this version."""
+    status = path.stat()
+    return f"{int(status.st_mtime):x}-{status.st_size:x}"
+
+
+def _description(bucket: str, content: Content) -> dict[str, str]:
+    """As Google's JSON interface gives it."""
+    crc32c = content.goog_hash.removeprefix("crc32c=")
+    described = {"kind": "storage#object", "bucket": bucket, "name": content.key, "generation": "1"}
+    return described | {"size": str(content.size_bytes), "crc32c": crc32c, "etag": "CAE="}
 
 
 def _free_ports() -> tuple[int, int]:

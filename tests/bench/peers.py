@@ -19,6 +19,7 @@ PEERS = REPOSITORY / "build" / "peers" / "bin"
 S3_KEY = "access_key: BENCHBENCH\nsecret_key: benchbenchbench\n"
 STREAMS = 4  # of the wire's own clients, as many as the pilot's
 UNCHECKED = "nothing"
+WIRE_AND_FILE, WIRE_FILE_AND_SUMS = "wire and file", "wire, file, sums"
 
 
 class Kind(Enum):
@@ -111,7 +112,7 @@ def environment(certificates: Certificates, home: Path) -> dict[str, str]:
 def require_peers() -> None:
     """Raises BenchError when the peers are not installed."""
     if not (PEERS / "python").exists():
-        raise BenchError("the peers are not installed: make peers")
+        raise BenchError("the peers are not installed: make bench-peers")
 
 
 def _module(python: str, name: str, *arguments: str) -> list[str]:
@@ -181,6 +182,8 @@ CLIENTS = (
     Client("aws cli", Kind.PYTHON, _aws, UNCHECKED, UNCHECKED, NO_TRAILERS),
     Client("wire, 1 stream", Kind.LIMIT, _wire("nothing", 1), UNCHECKED, UNCHECKED),
     Client(f"wire, {STREAMS} streams", Kind.LIMIT, _wire("nothing", STREAMS), UNCHECKED, UNCHECKED),
-    Client("wire and file, 1 stream", Kind.LIMIT, _wire("file", 1), UNCHECKED, UNCHECKED),
-    Client(f"wire and file, {STREAMS} streams", Kind.LIMIT, _wire("file", STREAMS), UNCHECKED, UNCHECKED),
+    Client(f"{WIRE_AND_FILE}, 1 stream", Kind.LIMIT, _wire("file", 1), UNCHECKED, UNCHECKED),
+    Client(f"{WIRE_AND_FILE}, {STREAMS} streams", Kind.LIMIT, _wire("file", STREAMS), UNCHECKED, UNCHECKED),
+    Client(f"{WIRE_FILE_AND_SUMS}, 1 stream", Kind.LIMIT, _wire("sums", 1), UNCHECKED, UNCHECKED),
+    Client(f"{WIRE_FILE_AND_SUMS}, {STREAMS} streams", Kind.LIMIT, _wire("sums", STREAMS), UNCHECKED, UNCHECKED),
 )

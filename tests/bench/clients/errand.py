@@ -18,7 +18,7 @@ class File:
 class Errand:
     """``direction``: down or up. ``endpoint``: the store's URL. ``scheme``: gs or s3, where a client speaks both.
 
-    ``target``: for the wire's own clients, ``file`` or ``nothing``; ``streams``: how many at a time.
+    ``target``: for the wire's own clients, ``file``, ``sums`` (of the file) or ``nothing``; ``streams``: how many at a time.
     """
 
     def __init__(self, path: str) -> None:

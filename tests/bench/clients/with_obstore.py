@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -53,6 +54,7 @@ async def move_all(errand: Errand, store: S3Store | GCSStore) -> None:
 def main() -> None:
     errand = Errand(sys.argv[2])
     asyncio.run(move_all(errand, open_store(sys.argv[1], errand)))
+    os._exit(0)  # at the interpreter's own end its threads now and then abort the process
 
 
 if __name__ == "__main__":
