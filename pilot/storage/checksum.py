@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import zlib
 from collections.abc import Iterable
+from functools import cache
 
 from pilot.job.model import Checksum, ChecksumAlgorithm
 
@@ -15,10 +15,13 @@ COMBINABLE: frozenset[ChecksumAlgorithm] = frozenset({"adler32", "crc32c"})
 
 class _Adler32:
     def __init__(self) -> None:
+        from isal import isal_zlib  # 15 GB/s where zlib's comes to 3
+
         self._value = 1
+        self._extend = isal_zlib.adler32
 
     def update(self, block: bytes) -> None:
-        self._value = zlib.adler32(block, self._value)
+        self._value = self._extend(block, self._value)
 
     def append(self, other: _Adler32, size_bytes: int) -> None:
         """As if ``size_bytes`` bytes, whose sum is ``other``, had been read next."""
@@ -51,17 +54,27 @@ class _Crc32c:
 
 
 def _followed_by_zeros(crc: int, size_bytes: int) -> int:
-    """The crc32c of the same bytes and ``size_bytes`` zeros behind them, by repeated squaring of the step over one bit."""
-    one_bit = [CRC32C_POLYNOMIAL, *(1 << position for position in range(31))]
-    steps = _squared(_squared(_squared(one_bit)))  # over one byte
+    """The crc32c of the same bytes and ``size_bytes`` zeros behind them."""
+    exponent = 0
     while size_bytes:
         if size_bytes & 1:
-            crc = _product(steps, crc)
-        steps, size_bytes = _squared(steps), size_bytes >> 1
+            crc = _product(_step(exponent), crc)
+        exponent, size_bytes = exponent + 1, size_bytes >> 1
     return crc
 
 
-def _product(matrix: list[int], vector: int) -> int:
+@cache
+def _step(exponent: int) -> tuple[int, ...]:
+    """The step over 2 ** exponent bytes of zeros, by squaring the one before it. There are as many as a size has bits."""
+    if exponent == 0:
+        step = (CRC32C_POLYNOMIAL, *(1 << position for position in range(31)))  # over one bit
+        for _doubling in range(3):
+            step = _squared(step)
+        return step
+    return _squared(_step(exponent - 1))
+
+
+def _product(matrix: tuple[int, ...], vector: int) -> int:
     """Over the field of two elements; ``matrix`` holds its columns."""
     found = 0
     for column in matrix:
@@ -73,8 +86,8 @@ def _product(matrix: list[int], vector: int) -> int:
     return found
 
 
-def _squared(matrix: list[int]) -> list[int]:
-    return [_product(matrix, column) for column in matrix]
+def _squared(matrix: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(_product(matrix, column) for column in matrix)
 
 
 class Checksums:

@@ -160,7 +160,8 @@ class _File:
         if announced.size_bytes is not None:
             self.wanted.check_size(announced.size_bytes)
             self.wanted.check_whole(announced.size_bytes)
-            require_free_disk(self.target.parent, announced.size_bytes)
+            if self.wanted.size_bytes is None:  # else the room was looked for at the beginning
+                require_free_disk(self.target.parent, announced.size_bytes)
             self.deadline = file_deadline(self.policy, announced.size_bytes)
 
     def algorithms(self) -> tuple[ChecksumAlgorithm, ...]:

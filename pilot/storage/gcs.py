@@ -9,7 +9,7 @@ import json
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
@@ -66,7 +66,8 @@ class GcsStore:
         # Accepting gzip keeps Google from unpacking what is kept packed: sizes and checksums are those of the stored bytes.
         headers = {"Accept-Encoding": "gzip"} | ({} if span.whole else {"Range": span.header})
         with self._exchange(url, Request("GET", target, headers), stop) as response:
-            announced = replace(described(response), version=response.headers.get("x-goog-generation", ""))
+            found = described(response)
+            announced = StoredObject(found.size_bytes, found.checksums, response.headers.get("x-goog-generation", ""))
             yield started(url, response, span, version, announced, _said(response))
 
     def write(self, url: str, source: Source, headers: ObjectHeaders, stop: Stop) -> StoredObject:
@@ -117,7 +118,7 @@ class GcsStore:
         """As whoever we are; a token that is refused although it should still be good is renewed, once."""
         for renew in (False, True):
             bearer = self._bearer.headers(shown(url), renew=renew)
-            signed = replace(request, headers={**request.headers, **bearer})
+            signed = Request(request.method, request.url, {**request.headers, **bearer})
             with self._wire.exchange(signed, stop, body) as response:
                 if response.status == 401 and bearer and not renew:
                     continue

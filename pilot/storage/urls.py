@@ -28,7 +28,7 @@ def shown(url: str) -> str:
         host, slash, path = rest.partition("/")
         rest = host.rpartition("@")[2] + slash + path
     text = f"{scheme}{separator}{rest}"[:300]
-    return "".join(char if char.isprintable() else "?" for char in text)
+    return text if text.isprintable() else "".join(char if char.isprintable() else "?" for char in text)
 
 
 @dataclass(frozen=True, slots=True)

@@ -181,7 +181,9 @@ class Cells:
 def _check_kept(sink: Sink, bucket: str, contents: Sequence[Content]) -> None:
     """Raises BenchError unless the sink has taken every file whole, by size and crc32c, and nothing is left half done."""
     kept = sink.kept()
-    arrived = {entry["key"]: (entry["size_bytes"], entry["crc32c"]) for entry in kept["objects"] if entry["bucket"] == bucket}
+    arrived = {
+        entry["key"]: (entry["size_bytes"], entry["crc32c"]) for entry in kept["objects"] if entry["bucket"] == bucket
+    }
     wrong = [content.key for content in contents if arrived.get(content.key) != (content.size_bytes, content.crc32c)]
     if wrong or kept["unfinished"] or len(kept["objects"]) != len(contents):
         raise BenchError(f"the store did not get what was sent: {wrong[:5]}, {kept['unfinished']} unfinished")
