@@ -44,6 +44,7 @@ def cells(quick: bool, scale: float) -> list[Cell]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """1 when a client left with an error."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--quick", action="store_true", help="one round, TLS only, a sixteenth of three of the five")
@@ -68,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     record = {"machine": machine.record(), "rounds": rounds, "checksum_bytes_per_s": rates}
     record["cells"] = [one.record() for one in found]
     write_part(options.json, "staging", record, tables(found, clients, rates, machine))
-    return 0
+    return 1 if any(one.failures for one in found) else 0
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ import socket
 import ssl
 import sys
 import threading
-import zlib
 from collections.abc import Callable
 from functools import partial
 from urllib.parse import urlsplit
@@ -129,9 +128,10 @@ def _read(descriptor: int, hashed: Callable[[memoryview], None], view: memoryvie
 def _hash() -> Callable[[memoryview], None]:
     """Both checksums of whatever comes: what they are is not looked at."""
     import google_crc32c
+    from isal import isal_zlib
 
     def hashed(view: memoryview) -> None:
-        zlib.adler32(view)
+        isal_zlib.adler32(view)
         google_crc32c.extend(0, bytes(view))
 
     return hashed

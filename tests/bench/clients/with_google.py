@@ -19,7 +19,7 @@ PART_BYTES = 64 << 20
 
 def main() -> None:
     errand = Errand(sys.argv[2])
-    client = storage.Client("bench", AnonymousCredentials(), client_options={"api_endpoint": errand.endpoint})
+    client = storage.Client("bench", AnonymousCredentials(), client_options={"api_endpoint": errand.endpoint})  # type: ignore[no-untyped-call]
     bucket = client.bucket(errand.bucket)
     if sys.argv[1] == "processes":
         in_processes(errand, bucket)

@@ -122,7 +122,8 @@ def test_what_is_no_url_of_a_server_is_refused(url: str) -> None:
 
 def test_a_connection_that_is_of_no_more_use_is_closed_at_once() -> None:
     wire = Wire()
-    with answering(b"HTTP/1.1 200 OK\r\n\r\nabc", until_hung_up=True) as url:  # noqa: SIM117 - the client leaves first
+    answer = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 3\r\n\r\nabc"
+    with answering(answer, until_hung_up=True) as url:  # noqa: SIM117 - the client leaves first
         with wire.exchange(Request("GET", url), Stop()) as response:
             assert response.text() == "abc"
     assert response.status == 200
