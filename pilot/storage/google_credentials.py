@@ -16,7 +16,6 @@ from typing import Any
 
 import google.auth.credentials
 import google.auth.exceptions
-from google.oauth2 import service_account
 
 from pilot.runtime.http import OversizedAnswer, Session, Timeouts, TlsError, TransportError, call
 from pilot.runtime.secret import Secret, SecretFile, came_to_know
@@ -67,6 +66,7 @@ class Bearer:
         try:
             with Session(self._ca_path) as session:
                 credentials.refresh(_Transport(session))
+            came_to_know(Secret(str(credentials.token)))  # so that the redactor learns it before anybody can quote it
         except google.auth.exceptions.GoogleAuthError as error:
             raise _in_our_words(shown_url, error) from error
         finally:
@@ -140,21 +140,15 @@ def _in_our_words(shown_url: str, error: google.auth.exceptions.GoogleAuthError)
 def _from_key_file(key_file: SecretFile, scope: str) -> Any:
     """Credentials of a service account's JSON key (what GOOGLE_APPLICATION_CREDENTIALS names). Raises MissingCredentials."""
     try:
+        from google.oauth2 import service_account  # 80 ms and 10 MB, which a pod's own identity does without
+
         key = json.loads(key_file.read().reveal())
-        return _KeyCredentials.from_service_account_info(key, scopes=[scope])  # type: ignore[no-untyped-call]
+        return service_account.Credentials.from_service_account_info(key, scopes=[scope])  # type: ignore[no-untyped-call]
     except OSError as error:
         raise MissingCredentials(f"the Google key file {key_file.path} cannot be read: {error.strerror}") from error
     except (ValueError, TypeError, AttributeError, google.auth.exceptions.GoogleAuthError):
         # Chained to nothing: a parser's message may quote the key.
         raise MissingCredentials(f"{key_file.path} is not a Google service account key (JSON)") from None
-
-
-class _KeyCredentials(service_account.Credentials):
-    """A service account by its key, whose access tokens the redactor learns."""
-
-    def refresh(self, request: Any) -> None:
-        super().refresh(request)  # type: ignore[no-untyped-call]
-        came_to_know(Secret(str(self.token)))
 
 
 class _WorkloadIdentity(google.auth.credentials.Credentials):
@@ -185,7 +179,6 @@ class _WorkloadIdentity(google.auth.credentials.Credentials):
         try:
             token = json.loads(answer.body)
             self.token = str(token["access_token"])
-            came_to_know(Secret(self.token))
             lifetime = datetime.timedelta(seconds=float(token["expires_in"]))
         except (ValueError, TypeError, KeyError):
             raise _no_token("the metadata server's token is unreadable", False) from None

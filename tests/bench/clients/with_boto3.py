@@ -8,7 +8,7 @@ import boto3
 from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 
-from tests.bench.clients.errand import Errand, File
+from tests.bench.clients.errand import Errand, File, timed
 
 STREAMS = 4
 PART_BYTES = 64 << 20
@@ -41,12 +41,15 @@ def main() -> None:
         else:
             client.upload_file(errand.path(file), errand.bucket, file.key, Config=transfer)
 
-    if tuned and not errand.large:
-        with ThreadPoolExecutor(STREAMS) as pool:
-            list(pool.map(move, errand.files))
-    else:
-        for file in errand.files:
-            move(file)
+    def move_all() -> None:
+        if tuned and not errand.large:
+            with ThreadPoolExecutor(STREAMS) as pool:
+                list(pool.map(move, errand.files))
+        else:
+            for file in errand.files:
+                move(file)
+
+    timed(move_all)
 
 
 if __name__ == "__main__":

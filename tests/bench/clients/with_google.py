@@ -11,7 +11,7 @@ from google.auth.credentials import AnonymousCredentials
 from google.cloud import storage
 from google.cloud.storage import transfer_manager
 
-from tests.bench.clients.errand import Errand
+from tests.bench.clients.errand import Errand, timed
 
 PROCESSES = 2
 PART_BYTES = 64 << 20
@@ -24,6 +24,10 @@ def main() -> None:
     if sys.argv[1] == "processes":
         in_processes(errand, bucket)
         return
+    timed(lambda: one_by_one(errand, bucket))
+
+
+def one_by_one(errand: Errand, bucket: storage.Bucket) -> None:
     for file in errand.files:
         blob = bucket.blob(file.key)
         if errand.down:

@@ -9,7 +9,7 @@ from pathlib import Path
 from obstore import get_async, put_async
 from obstore.store import GCSStore, S3Store
 
-from tests.bench.clients.errand import Errand, File
+from tests.bench.clients.errand import Errand, File, timed
 
 STREAMS = 8
 
@@ -53,7 +53,8 @@ async def move_all(errand: Errand, store: S3Store | GCSStore) -> None:
 
 def main() -> None:
     errand = Errand(sys.argv[2])
-    asyncio.run(move_all(errand, open_store(sys.argv[1], errand)))
+    store = open_store(sys.argv[1], errand)
+    timed(lambda: asyncio.run(move_all(errand, store)))
     os._exit(0)  # at the interpreter's own end its threads now and then abort the process
 
 

@@ -5,14 +5,14 @@ Prints the CPU and wall seconds it took without start-up: in a pilot the interpr
 
 from __future__ import annotations
 
-import json
 import os
 import sys
-import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 from pilot.job.model import Checksum
+from pilot.job.report import StoredFile
 from pilot.runtime.stop import Stop
 from pilot.storage.download import FetchedFile, fetch
 from pilot.storage.opening import StorageOptions, open_stores
@@ -20,7 +20,7 @@ from pilot.storage.parallel import in_parallel
 from pilot.storage.store import Stores
 from pilot.storage.transfer import open_regular
 from pilot.storage.upload import send
-from tests.bench.clients.errand import Errand, File
+from tests.bench.clients.errand import Errand, File, timed
 
 
 def main() -> None:
@@ -34,14 +34,9 @@ def main() -> None:
     )
     stores = open_stores(options)
     stores.for_url(_url(errand, errand.files[0]))
-    began_s, began_cpu_s = time.monotonic(), time.process_time()
-    if errand.down:
-        in_parallel([partial(_fetch, stores, errand, file) for file in errand.files], Stop())
-    else:
-        in_parallel([partial(_send, stores, errand, file) for file in errand.files], Stop())
-    spent_s, spent_cpu_s = time.monotonic() - began_s, time.process_time() - began_cpu_s
+    one: Callable[[Stores, Errand, File, Stop], FetchedFile | StoredFile] = _fetch if errand.down else _send
+    timed(lambda: in_parallel([partial(one, stores, errand, file) for file in errand.files], Stop()))
     stores.close()
-    print(json.dumps({"wall_s": spent_s, "cpu_s": spent_cpu_s}))
 
 
 def _url(errand: Errand, file: File) -> str:
@@ -54,7 +49,7 @@ def _fetch(stores: Stores, errand: Errand, file: File, stop: Stop) -> FetchedFil
     return fetch(stores, _url(errand, file), target, stop, checksum=checksum, size_bytes=file.size_bytes)
 
 
-def _send(stores: Stores, errand: Errand, file: File, stop: Stop) -> None:
+def _send(stores: Stores, errand: Errand, file: File, stop: Stop) -> StoredFile:
     folder, _slash, name = errand.path(file).rpartition("/")
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
@@ -64,6 +59,7 @@ def _send(stores: Stores, errand: Errand, file: File, stop: Stop) -> None:
         os.close(descriptor)
     if (stored.size_bytes, stored.adler32) != (file.size_bytes, file.adler32):
         raise SystemExit(f"{file.key} was stored as {stored}")
+    return stored
 
 
 if __name__ == "__main__":
