@@ -5,11 +5,12 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
-import shutil
+import secrets
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 from pilot.job.errors import ExitCode, PilotCannotWork
@@ -19,6 +20,7 @@ from pilot.runtime.journal import FULL
 
 logger = logging.getLogger("pilot.workdir")
 
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 KEPT_JOURNALS = 100  # of settled jobs
 RESERVE_BYTES = 16 << 20  # kept free so that the last report can be written on a full disk
 REPORT_BYTES = 1 << 20  # of the reserve: the journal's last records, the report's body among them
@@ -82,13 +84,68 @@ class JobFolder:
 
     def remove(self) -> None:
         """Remove everything, also what a payload made unwritable. What cannot go is left and found again at the next start."""
-        for folder, names, _files in os.walk(self.root):
-            for name in names:  # before the walk looks into it
-                path = Path(folder, name)
-                with suppress(OSError):
-                    if not path.is_symlink():
-                        path.chmod(0o700)
-        shutil.rmtree(self.root, ignore_errors=True)
+        remove_tree(self.root)
+
+
+def remove_tree(root: Path) -> None:
+    """Remove a folder that a payload had its hands on: links are not followed, and no depth of folders is too much.
+
+    The folders in a folder are lifted to the top before it goes, so that nothing grows with the depth: no path, no call stack,
+    no number of open files. What cannot be removed is left.
+    """
+    try:
+        top = os.open(root, _FOLDER)
+    except OSError:
+        return
+    try:
+        lifted = _names(secrets.token_hex(8))
+        while sum(_clear(name, top, lifted) for name in _folders_in(top)):
+            continue
+    finally:
+        os.close(top)
+    with suppress(OSError):
+        root.rmdir()
+
+
+def _clear(name: str, top: int, lifted: Iterator[str]) -> bool:
+    """Empty the folder ``name`` of ``top`` and remove it; the folders in it come to lie in ``top``. False: nothing changed."""
+    changed = False
+    try:
+        os.chmod(name, 0o700, dir_fd=top)
+        folder = os.open(name, _FOLDER, dir_fd=top)
+    except OSError:
+        return False
+    try:
+        for inner in _folders_in(folder):
+            with suppress(OSError):
+                os.chmod(inner, 0o700, dir_fd=folder)  # it is written to when its parent changes
+                os.rename(inner, next(lifted), src_dir_fd=folder, dst_dir_fd=top)
+                changed = True
+    finally:
+        os.close(folder)
+    with suppress(OSError):
+        os.rmdir(name, dir_fd=top)
+        changed = True
+    return changed
+
+
+def _folders_in(folder: int) -> list[str]:
+    """The names of the folders in an open folder, from which everything else is removed."""
+    try:
+        with os.scandir(folder) as listing:
+            entries = list(listing)
+    except OSError:
+        return []
+    for entry in entries:
+        if not entry.is_dir(follow_symlinks=False):
+            with suppress(OSError):
+                os.unlink(entry.name, dir_fd=folder)
+    return [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+
+
+def _names(word: str) -> Iterator[str]:
+    for number in count():
+        yield f".{word}-{number}"
 
 
 class VolumeInUse(PilotCannotWork):

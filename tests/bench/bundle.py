@@ -35,8 +35,30 @@ LINES_TO_A_SECRET = 2000
 # name below the job's folder: its share of the whole
 TEXTS = {"logs/payload.stdout": 0.55, "logs/payload.stderr": 0.28, "logs/pilotlog.txt": 0.02}
 SMALL_BYTES = 60_000
-_WORDS = ("isr", "calibrate", "characterizeImage", "Detector", "exposure", "visit", "astrometry", "matched", "sources", "PSF", "photometry",
-          "background", "scatter", "iteration", "RMS", "arcsec", "quantum", "lsst.ctrl.mpexec", "INFO", "WARNING", "processed in")  # fmt: skip
+_WORDS = [
+    "isr",
+    "calibrate",
+    "characterizeImage",
+    "Detector",
+    "exposure",
+    "visit",
+    "astrometry",
+    "matched",
+    "sources",
+    "PSF",
+    "photometry",
+    "background",
+    "scatter",
+    "iteration",
+    "RMS",
+    "arcsec",
+    "quantum",
+    "lsst.ctrl.mpexec",
+    "INFO",
+    "WARNING",
+    "processed",
+    "in",
+]
 
 
 @dataclass(frozen=True)
@@ -73,7 +95,8 @@ def _write(path: Path, size_bytes: int, chance: random.Random, secrets: Sequence
         written = line = 0
         while written < size_bytes:
             words = " ".join(chance.choice(_WORDS) for _ in range(9))
-            text = f"2026-11-27T04:{line // 60 % 60:02d}:{line % 60:02d}.{chance.randrange(1000):03d}Z {words} {chance.random():.6f}\n"
+            at = f"2026-11-27T04:{line // 60 % 60:02d}:{line % 60:02d}.{chance.randrange(1000):03d}Z"
+            text = f"{at} {words} {chance.random():.6f}\n"
             if secrets and line % LINES_TO_A_SECRET == LINES_TO_A_SECRET // 2:
                 text = f"export ACCESS_TOKEN={chance.choice(secrets)}\n"
             written += file.write(text.encode()[: size_bytes - written])
@@ -91,13 +114,15 @@ class Way:
     secrets: bool = False
 
 
+_CURL = "curl -q -sS --fail --cacert {ca}"
 WAYS = (
     Way("pilot, 30 secrets", masks=True, secrets=True),
     Way("pilot, no secrets", masks=False),
-    Way("tar czf, then curl", masks=False, script="tar czf {packed} -C {folder} . && curl -q -sS --fail --cacert {ca} -T {packed} {url}"),
-    Way("tar, gzip -1, curl at once", masks=False,
-        script="tar cf - -C {folder} . | gzip -1 | curl -q -sS --fail --cacert {ca} -T - {url}"),
-)  # fmt: skip
+    Way(
+        "tar czf, then curl", masks=False, script=f"tar czf {{packed}} -C {{folder}} . && {_CURL} -T {{packed}} {{url}}"
+    ),
+    Way("tar, gzip -1, curl at once", masks=False, script=f"tar cf - -C {{folder}} . | gzip -1 | {_CURL} -T - {{url}}"),
+)
 
 
 @dataclass
@@ -184,8 +209,8 @@ def tables(job: Job, found: Sequence[Stored], machine: Machine) -> str:
     usual_s = Figure.of(cost.wall_s for cost in usual.costs).median
     rows = [_row(stored, job, usual_s) for stored in found]
     return (
-        f"{table(HEAD, rows)}\n\n{machine.sentence()} {len(job.files)} files, {job.size_bytes / 1e6:.0f} MB, made up as pipetask writes; "
-        f"over TLS into one sink; whole processes. Ratios of size are this text's."
+        f"{table(HEAD, rows)}\n\n{machine.sentence()} {len(job.files)} files, {job.size_bytes / 1e6:.0f} MB, made up as pipetask "
+        f"writes; over TLS into one sink; whole processes. Ratios of size are this text's."
     )
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from pilot.job.errors import ExitCode, PilotCannotWork
 from pilot.job.model import Attempt
-from pilot.runtime.workdir import WorkVolume
+from pilot.runtime.workdir import JobFolder, WorkVolume, remove_tree
 
 HOLDER = """
 import sys
@@ -120,3 +120,45 @@ def test_removing_many_files_is_quick(tmp_path: Path) -> None:
         for number in range(2000):
             (folder.work / str(number)).touch()
         folder.remove()
+
+
+def _make_deep(folder: Path, levels: int) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    for _level in range(levels):
+        os.mkdir("d", dir_fd=descriptor)
+        below = os.open("d", os.O_RDONLY, dir_fd=descriptor)
+        os.close(descriptor)
+        descriptor = below
+        os.close(os.open("file", os.O_CREAT | os.O_WRONLY, dir_fd=descriptor))
+    os.close(descriptor)
+
+
+def test_a_folder_goes_however_deep_a_payload_made_it(tmp_path: Path) -> None:
+    folder = JobFolder(tmp_path / "job")
+    folder.work.mkdir(parents=True)
+    _make_deep(folder.work, 3000)
+    folder.remove()
+    assert not folder.root.exists()
+
+
+def test_removing_a_folder_follows_no_link_and_waits_for_no_pipe(tmp_path: Path) -> None:
+    outside, inside = tmp_path / "outside", tmp_path / "job" / "work"
+    (outside / "kept").mkdir(parents=True)
+    (inside / "wide").mkdir(parents=True)
+    (inside / "wide" / "link").symlink_to(outside)
+    (inside / "link").symlink_to(outside / "kept")
+    (tmp_path / "job" / "link").symlink_to(outside)
+    os.mkfifo(inside / "pipe")
+    for number in range(50):
+        (inside / "wide" / f"d{number}").mkdir()
+    remove_tree(tmp_path / "job")
+    assert not (tmp_path / "job").exists()
+    assert (outside / "kept").is_dir()
+
+
+def test_removing_what_is_no_folder_or_not_there_changes_nothing(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path)
+    (tmp_path / "file").touch()
+    for name in ("link", "file", "absent"):
+        remove_tree(tmp_path / name)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "link"]
