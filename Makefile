@@ -10,7 +10,7 @@ PYTEST := $(BIN)/pytest -q -p no:cacheprovider
 KEEP := $(shell [ -t 0 ] && [ -z "$$CI" ] && echo --keep)
 SOURCES := pilot tests
 
-.PHONY: bench-page fuzz soak image payload-image help setup demo demo-quick test test-unit test-integration test-kube test-containers test-e2e replay-faults escape lint type fmt bench bench-redaction sbom faults long lock clean
+.PHONY: bench-page fuzz soak image payload-image help setup demo demo-quick test test-unit test-integration test-kube test-containers test-e2e replay-faults escape lint type fmt bench bench-docs bench-peers peers-lock bench-redaction sbom faults long lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -91,8 +91,25 @@ type: $(STAMP) ## mypy --strict
 fmt: $(STAMP) ## format the code
 	@$(BIN)/ruff check --fix -q $(SOURCES); $(BIN)/ruff format $(SOURCES)
 
-bench: setup ## measure; writes build/bench.json and prints a table
-	@$(BIN)/python -m tests.bench
+# PARTS: turnaround, fleet, live_logs, staging, bundle, hostile; all when none is named. QUICK=1: only whether it works.
+bench: setup bench-peers ## measure; writes build/bench.json and prints tables: make bench [PARTS="..."] [QUICK=1]
+	@scripts/prepare-machine bench
+	@$(BIN)/python -m tests.bench $(PARTS) $(if $(QUICK),--quick)
+
+bench-docs: $(STAMP) ## the tables of build/bench.json into docs/performance.md
+	@$(BIN)/python -m tests.bench.docs
+
+PEERS := build/peers
+bench-peers: $(PEERS)/.installed ## what staging is compared with, into build/peers (by hash)
+
+$(PEERS)/.installed: tests/bench/peers.lock
+	@test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
+	@echo "installing the peers of the staging benchmark into $(PEERS)"
+	@$(PEERS)/bin/pip install -q --disable-pip-version-check --require-hashes -r tests/bench/peers.lock
+	@touch $@
+
+peers-lock: $(STAMP) ## renew tests/bench/peers.lock (hashed, no index URLs)
+	@$(BIN)/$(COMPILE) --upgrade --allow-unsafe -o tests/bench/peers.lock tests/bench/peers.in
 
 fuzz: setup ## 100,000 malformed job definitions and 10,000 hostile server answers
 	@$(BIN)/python -m tests.bench.fuzz

@@ -35,30 +35,32 @@ LINES_TO_A_SECRET = 2000
 # name below the job's folder: its share of the whole
 TEXTS = {"logs/payload.stdout": 0.55, "logs/payload.stderr": 0.28, "logs/pilotlog.txt": 0.02}
 SMALL_BYTES = 60_000
-_WORDS = [
-    "isr",
-    "calibrate",
-    "characterizeImage",
-    "Detector",
-    "exposure",
-    "visit",
-    "astrometry",
-    "matched",
-    "sources",
-    "PSF",
-    "photometry",
-    "background",
-    "scatter",
-    "iteration",
-    "RMS",
-    "arcsec",
-    "quantum",
-    "lsst.ctrl.mpexec",
-    "INFO",
-    "WARNING",
-    "processed",
-    "in",
-]
+_WORDS = (
+    *(
+        "isr",
+        "calibrate",
+        "characterizeImage",
+        "Detector",
+        "exposure",
+        "visit",
+        "astrometry",
+        "matched",
+        "sources",
+        "PSF",
+    ),
+    *(
+        "photometry",
+        "background",
+        "scatter",
+        "iteration",
+        "RMS",
+        "arcsec",
+        "quantum",
+        "lsst.ctrl.mpexec",
+        "INFO",
+        "WARNING",
+    ),
+)
 
 
 @dataclass(frozen=True)
