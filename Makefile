@@ -34,7 +34,7 @@ demo-quick: setup ## the same with two jobs
 	@image=$$(scripts/build-payload-image) && $(BIN)/pilot-sandbox demo --image "$$image" --quick $(KEEP)
 
 test: setup lint type ## everything: lint, types, unit, contract, integration, container and end-to-end tests
-	@scripts/prepare-machine postgresql faults browser containers kube
+	@scripts/prepare-machine postgresql faults browser containers kube bench
 	$(PYTEST) -n 2 --dist loadfile tests/unit tests/contract tests/kube tests/integration
 	$(PYTEST) tests/faults
 	$(PYTEST) tests/escape
@@ -45,7 +45,7 @@ test-unit: $(STAMP) ## unit and contract tests only
 	$(PYTEST) -n 2 --dist loadfile tests/unit tests/contract
 
 test-integration: setup ## tests on real servers, processes, containers and a real browser
-	@scripts/prepare-machine faults browser
+	@scripts/prepare-machine faults browser bench
 	$(PYTEST) -n 2 --dist loadfile tests/integration
 
 test-kube: $(STAMP) ## the Kubernetes objects and the Terraform example

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,7 +70,8 @@ def read_records(path: Path) -> dict[str, Any]:
     return parts if isinstance(parts, dict) else {}
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, run_part: Callable[[str, bool], Ran] = run) -> int:
+    """1 when a part failed. ``run_part``: how one is run, quickly or not."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; all when none is named")
     parser.add_argument("--quick", action="store_true", help="the short form of each part: to see that it works")
@@ -80,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"there is no part {', '.join(unknown)} (there are {', '.join(PARTS)})")
     ran = []
     for part in options.parts or PARTS:
-        ran.append(run(part, options.quick))
+        ran.append(run_part(part, options.quick))
         options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps({"parts": merged(read_records(options.json), ran)}, indent=1) + "\n")
     failed = [f"{one.part} {one.problem}" for one in ran if one.problem]
