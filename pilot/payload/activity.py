@@ -7,11 +7,15 @@ that clock is no silence.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 MAX_FOLDER_ENTRIES = 2_000_000
+LONGEST_PATH_BYTES = 3800  # of a folder; the kernel's bound of 4096 is for a file in it
+NAMES_A_STEP = 15  # of at most 255 bytes each
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 IDLE_CPU_SHARE = 0.01  # of one core: a process that only asks a queue now and then is not at work
 CPU_WINDOW_S = 5.0
 OWN_NAMES = "memory_monitor"  # a monitor that writes its table shows no progress
@@ -26,11 +30,12 @@ class FolderUse(NamedTuple):
 
 
 def folder_use(folders: tuple[Path, ...], cancelled: Callable[[], bool] = lambda: False) -> FolderUse:
-    """What lies below some folders. Links are not followed; what cannot be read is not counted."""
-    used, newest_s, seen, todo = 0, 0.0, 0, [os.fspath(folder) for folder in folders]
+    """What lies below some folders, however deep. Links are not followed; what cannot be read is not counted."""
+    used, newest_s, seen, todo = 0, 0.0, 0, [os.fspath(folder.absolute()) for folder in folders]
     while todo and seen < MAX_FOLDER_ENTRIES and not cancelled():
+        where = todo.pop()
         try:
-            with os.scandir(todo.pop()) as entries:
+            with _scan(where) as entries:
                 for entry in entries:
                     seen += 1
                     try:
@@ -39,12 +44,31 @@ def folder_use(folders: tuple[Path, ...], cancelled: Callable[[], bool] = lambda
                         if not entry.name.startswith(OWN_NAMES):
                             newest_s = max(newest_s, status.st_mtime)
                         if entry.is_dir(follow_symlinks=False):
-                            todo.append(entry.path)
+                            todo.append(f"{where}/{entry.name}")
                     except OSError:
                         continue
         except OSError:
             continue
     return FolderUse(used, newest_s, seen)
+
+
+@contextmanager
+def _scan(folder: str) -> Iterator[Iterator[os.DirEntry[str]]]:
+    """The entries of a folder, also of one that lies deeper than the kernel takes a path: a payload would hide there."""
+    if len(os.fsencode(folder)) <= LONGEST_PATH_BYTES:
+        with os.scandir(folder) as entries:
+            yield entries
+        return
+    names, descriptor = folder.lstrip("/").split("/"), os.open("/", _FOLDER)
+    try:
+        for first in range(0, len(names), NAMES_A_STEP):
+            below = os.open("/".join(names[first : first + NAMES_A_STEP]), _FOLDER, dir_fd=descriptor)
+            os.close(descriptor)
+            descriptor = below
+        with os.scandir(descriptor) as entries:
+            yield entries
+    finally:
+        os.close(descriptor)
 
 
 def size_bytes(path: Path) -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import subprocess
 import sys
 import tempfile
@@ -17,6 +18,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from tests.bench.measure import REPOSITORY, say
@@ -24,6 +26,7 @@ from tests.bench.measure import REPOSITORY, say
 PARTS = ("turnaround", "fleet", "live_logs", "staging", "bundle", "hostile")
 RECORDS = REPOSITORY / "build" / "bench.json"
 PART_TIMEOUT_S = 3600.0
+ENDING_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,16 +45,33 @@ def run(part: str, quick: bool, package: str = "tests.bench") -> Ran:
     with tempfile.TemporaryDirectory(prefix="pilot-bench-record-") as folder:
         path = Path(folder, "record.json")
         command = [sys.executable, "-m", f"{package}.{part}", "--json", str(path), *(["--quick"] if quick else [])]
+        process = subprocess.Popen(command, cwd=REPOSITORY)
         try:
-            code = subprocess.run(command, cwd=REPOSITORY, check=False, timeout=PART_TIMEOUT_S).returncode
+            code = process.wait(PART_TIMEOUT_S)
         except subprocess.TimeoutExpired:
             return Ran(part, None, f"was not through after {PART_TIMEOUT_S:.0f} s")
+        finally:
+            _end(process)
         try:
             record: dict[str, Any] = json.loads(path.read_text())
             record = dict(record) | {"quick": quick, "took_s": round(time.monotonic() - began_s)}
         except (OSError, ValueError, TypeError):
             return Ran(part, None, f"left with {code} and no record")
     return Ran(part, record, f"left with {code}" if code else "")
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """A part that still runs, because we were told to end, clears its own scratch away first."""
+    process.terminate()
+    try:
+        process.wait(ENDING_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def _leave(number: int, _frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)
 
 
 def merged(before: dict[str, Any], ran: Sequence[Ran]) -> dict[str, Any]:
@@ -90,4 +110,5 @@ def main(arguments: Sequence[str] | None = None, run_part: Callable[[str, bool],
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, _leave)
     sys.exit(main())

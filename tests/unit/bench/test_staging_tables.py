@@ -30,25 +30,25 @@ def limit_of(name: str, one: Measured) -> str:
 def test_the_limit_is_of_those_who_did_as_much_and_names_the_dearest_step() -> None:
     one = measured(
         {
-            "wire, 1 stream": 1000,
+            "wire, 4 streams": 1000,
             "wire and file, 1 stream": 400,
             "wire, file, sums, 1 stream": 360,
             "pilot gs": 300,
             "curl": 380,
         }
     )
-    assert limit_of("wire, 1 stream", one) == "wire 1,000"
+    assert limit_of("wire, 4 streams", one) == "wire 1,000"
     assert limit_of("curl", one) == "disk 400"
     assert limit_of("pilot gs", one) == "disk 360"
     slow = measured(
-        {"wire, 1 stream": 1000, "wire and file, 1 stream": 900, "wire, file, sums, 1 stream": 300, "pilot gs": 290}
+        {"wire, 4 streams": 1000, "wire and file, 1 stream": 900, "wire, file, sums, 1 stream": 300, "pilot gs": 290}
     )
     assert limit_of("pilot gs", slow) == "checksum 300"
 
 
 def test_nobody_is_above_its_limit() -> None:
     one = measured(
-        {"wire, 1 stream": 100, "wire and file, 1 stream": 90, "wire, file, sums, 1 stream": 80, "pilot gs": 500}
+        {"wire, 4 streams": 100, "wire and file, 1 stream": 90, "wire, file, sums, 1 stream": 80, "pilot gs": 500}
     )
     for name in one.costs:
         limit = Limits(one, CLIENTS).of(CLIENT[name], one)
@@ -78,7 +78,7 @@ def test_a_small_file_has_its_goal_in_cpu_time_and_none_against_native_peers() -
 
 
 def test_who_took_much_longer_than_the_pilot_is_not_asked_again_and_the_pilot_is() -> None:
-    one = measured({"pilot gs": 100, "curl": 1000, "boto3": 30, "aws cli": 99})
+    one = measured({"pilot gs": 100, "curl": 1000, "boto3": 49, "aws cli": 99})
     assert [name for name in one.costs if one.outrun(name)] == ["boto3"]
     assert not measured({"curl": 1000, "boto3": 1}).outrun("boto3")
 

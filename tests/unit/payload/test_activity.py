@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from pilot.payload.activity import Activity, folder_use
+from pilot.runtime.workdir import remove_tree
 
 
 def test_quiet_is_counted_from_the_start_until_something_happens() -> None:
@@ -61,3 +62,20 @@ def test_files_and_folders_are_counted_without_following_links(tmp_path: Path) -
 def test_a_monitors_table_does_not_count_as_new(tmp_path: Path) -> None:
     (tmp_path / "memory_monitor_output.txt").write_text("Time")
     assert folder_use((tmp_path,)).newest_s == 0
+
+
+def test_what_lies_deeper_than_a_path_can_name_is_counted_too(tmp_path: Path) -> None:
+    levels, content = 400, b"x" * 10_000
+    descriptor = os.open(tmp_path, os.O_RDONLY)
+    for _level in range(levels):
+        os.mkdir("a-folder-with-a-name", dir_fd=descriptor)
+        below = os.open("a-folder-with-a-name", os.O_RDONLY, dir_fd=descriptor)
+        os.close(descriptor)
+        descriptor = below
+    hidden = os.open("hidden", os.O_CREAT | os.O_WRONLY, dir_fd=descriptor)
+    os.write(hidden, content)
+    os.close(hidden)
+    os.close(descriptor)
+    use = folder_use((tmp_path,))
+    assert use.entries == levels + 1 and use.used_bytes >= len(content)
+    remove_tree(tmp_path)
