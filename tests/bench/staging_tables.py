@@ -78,7 +78,7 @@ def _how_to_read(rates: Mapping[str, float], machine: Machine) -> str:
         f"in memory. *compares*: what a client itself holds against what store or job say; the others take what comes. *limit*: "
         f"the best of all that did as much work in the same cell, and which part of that work takes most of the time; a core "
         f"computes {hashing}. ¹ one round, over TLS: it took more than {OUTRUN:.0f} times as long as the "
-        f"pilot. Plain is a third of the rounds."
+        f"pilot."
     )
 
 
@@ -88,7 +88,8 @@ def _cell(one: Measured, clients: Sequence[Client]) -> str:
     known.sort(key=lambda client: (client.kind is Kind.LIMIT, -one.speed(client.name).median))
     rows = [_row(one, client, limits.of(client, one)) for client in known]
     rows += [(name, "left with an error", *("" for _ in HEAD[2:])) for name in one.failures]
-    return f"**{cell.name}, {'TLS' if one.tls else 'plain'}**\n\n{table(HEAD, rows)}"
+    rounds = "1 round" if one.rounds == 1 else f"{one.rounds} rounds"
+    return f"**{cell.name}, {'TLS' if one.tls else 'plain'}, {rounds}**\n\n{table(HEAD, rows)}"
 
 
 def _row(one: Measured, client: Client, limit: Limit) -> tuple[str, ...]:
