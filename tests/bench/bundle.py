@@ -1,4 +1,4 @@
-"""``make bench-bundle``: a job's logs, 200 MB of them, as one file in a store: by the pilot, and by tar and curl.
+"""``make bench PARTS=bundle``: a job's logs, 200 MB of them, as one file in a store: by the pilot, and by tar and curl.
 
     python -m tests.bench.bundle [--rounds 3] [--quick] [--json FILE]
 

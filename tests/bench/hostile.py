@@ -1,4 +1,4 @@
-"""``make bench-hostile``: what a payload may leave to stop or to lead the pilot, and how soon the pilot is through with it.
+"""``make bench PARTS=hostile``: what a payload may leave to stop or to lead the pilot, and how soon the pilot is through with it.
 
     python -m tests.bench.hostile [--quick] [--json FILE]
 

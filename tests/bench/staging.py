@@ -1,4 +1,4 @@
-"""``make bench-staging``: files down and up, by the pilot's engine and by its peers, from the same servers in the same run.
+"""``make bench PARTS=staging``: files down and up, by the pilot's engine and by its peers, from the same servers in the same run.
 
     python -m tests.bench.staging [--rounds 3] [--quick] [--json FILE] [--clients NAME...] [--scale F] [--target DIR]
 
