@@ -118,7 +118,7 @@ payload-image: setup ## a payload image: make payload-image SOURCE=... [OUTPUT=x
 
 COMPILE := pip-compile -q --generate-hashes --strip-extras --no-header --no-emit-index-url --no-emit-trusted-host --no-emit-find-links
 lock: ## renew requirements.lock and the image's (hashed, no index URLs)
-	@$(BIN)/$(COMPILE) $(if $(KEEP_VERSIONS),,--upgrade) --allow-unsafe --extra sandbox --extra gcp-logging --extra dev \
+	@$(BIN)/$(COMPILE) $(if $(KEEP_VERSIONS),,--upgrade) --allow-unsafe --extra sandbox --extra gcp-logging --extra dev --extra docs \
 	  -o requirements.lock pyproject.toml
 	@$(BIN)/$(COMPILE) --upgrade -c requirements.lock -o container/requirements.lock pyproject.toml
 
