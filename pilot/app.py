@@ -153,8 +153,6 @@ def _beating(volume: WorkVolume, log: WorkerLog | None) -> Iterator[None]:
 
 
 def _server(settings: Settings, credentials: Credentials) -> PandaClient:
-    import pilot.runtime.strict_session  # noqa: F401  (requests, before there are threads: two that import it see half of it)
-
     api = cast(Literal["auto", "v1", "legacy"], settings.api)
     return PandaClient(settings.server, api, credentials, ca=_text(settings.ca))
 

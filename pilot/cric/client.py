@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from re import ASCII, fullmatch
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import Generic, TypeVar
 from urllib.parse import urlsplit
 
 from pilot.cric.cache import Cache, CachedDocument
@@ -27,12 +27,9 @@ from pilot.cric.parse import (
 from pilot.job.endpoint import Endpoint
 from pilot.job.errors import ExitCode, PilotCannotWork, SettingsError
 from pilot.job.queue import Queue
-from pilot.runtime.http import Answer, OversizedAnswer, Timeouts, TlsError, TransportError, call, new_session
+from pilot.runtime.http import Answer, OversizedAnswer, Session, Timeouts, TlsError, TransportError, call
 from pilot.runtime.retry import CRIC_CALL, RetryPolicy, retry_call
 from pilot.runtime.stop import Deadline, Stop
-
-if TYPE_CHECKING:
-    import requests
 
 LOG = logging.getLogger("pilot.cric")
 
@@ -152,7 +149,7 @@ class CricClient:
         """Ask source after source; each gets an equal share of what is left of the budget, so a slow one starves none."""
         budget = Deadline(self._budget_s)
         problems: list[PilotCannotWork | str] = []
-        session = new_session(self._ca)
+        session = Session(self._ca)
         try:
             for position, url in enumerate(urls):
                 share_s = budget.left_s() / (len(urls) - position)
@@ -172,7 +169,7 @@ class CricClient:
             session.close()
         return self._last_resort(kind, name, cached, problems)
 
-    def _download(self, session: requests.Session, url: str, share_s: float, stop: Stop) -> object:
+    def _download(self, session: Session, url: str, share_s: float, stop: Stop) -> object:
         """The decoded JSON behind a URL. Raises TransportError, TlsError, OversizedAnswer or BadDocument."""
         source = Deadline(share_s)
 

@@ -1,7 +1,6 @@
 """The service: ``entries:write`` of Google Cloud Logging's REST interface, with a service account's key or Workload Identity.
 
-google-auth is imported when the first of these is made, which is only where logging to the cloud is switched on; on the main
-thread, before there are others: two threads that import parts of it at once can see half of them.
+google-auth is imported when the first of these is made, which is only where logging to the cloud is switched on.
 """
 
 from __future__ import annotations
@@ -10,14 +9,10 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from pilot.runtime.http import Answer, OversizedAnswer, Timeouts, TlsError, TransportError, call, new_session
+from pilot.runtime.http import Answer, OversizedAnswer, Session, Timeouts, TlsError, TransportError, call
 from pilot.runtime.secret import SecretFile
 from pilot.storage.store import StoreError
-
-if TYPE_CHECKING:
-    import requests
 
 SCOPE = "https://www.googleapis.com/auth/logging.write"
 PROJECT_PATH = "/computeMetadata/v1/project/project-id"
@@ -54,30 +49,28 @@ class GoogleLogging:
     """For one thread."""
 
     def __init__(self, options: LoggingOptions) -> None:
-        import google.auth.transport.requests  # noqa: F401
-
-        from pilot.storage import google_credentials  # noqa: F401
+        from pilot.storage.google_credentials import Bearer
 
         self._options = options
+        self._bearer = Bearer(options.key_file, options.metadata_url, options.ca_path, SCOPE)
+        self._refused = False  # the present token
         self._key_file = SecretFile(options.key_file) if options.key_file else None
         self._project = options.project
-        self._credentials: Any = None
-        self._session: requests.Session | None = None
+        self._session: Session | None = None
 
     def write(self, entries: Sequence[bytes]) -> None:
         """Write entries, each the JSON of one. Raises ServiceUnreachable or EntriesRefused."""
         about = {"partialSuccess": True, "resource": {"type": "global", "labels": {"project_id": self.project()}}}
         body = json.dumps(about).encode()[:-1] + b', "entries": [' + b",".join(entries) + b"]}"
         url = f"{self._options.endpoint.rstrip('/')}/v2/entries:write"
-        headers = {"Authorization": f"Bearer {self._token()}", "Content-Type": "application/json"}
+        headers = {**self._who_we_are(), "Content-Type": "application/json"}
         answer = self._call("POST", url, headers, body)
         if answer.status == 200:
             return
         words = f"HTTP {answer.status}: {_message(answer)}"
         if answer.status in _PERMANENT:
             raise EntriesRefused(words, _refused(answer) or len(entries))
-        if answer.status == 401:
-            self._credentials = None
+        self._refused = answer.status == 401
         raise ServiceUnreachable(words)
 
     def project(self) -> str:
@@ -110,24 +103,13 @@ class GoogleLogging:
             raise ServiceUnreachable(f"the metadata server knows no project (HTTP {answer.status})")
         return answer.text().strip()
 
-    def _token(self) -> str:
-        import google.auth.exceptions
-        from google.auth.transport.requests import Request
-
-        from pilot.storage import google_credentials
-
+    def _who_we_are(self) -> dict[str, str]:
         try:
-            if self._credentials is None or (self._key_file is not None and self._key_file.changed()):
-                self._credentials = (
-                    google_credentials.from_key_file(self._key_file, SCOPE)
-                    if self._key_file is not None
-                    else google_credentials.WorkloadIdentity(self._options.metadata_url)
-                )
-            if not self._credentials.valid:
-                self._credentials.refresh(Request(self._open_session()))
-            return str(self._credentials.token)
-        except (StoreError, OSError, google.auth.exceptions.GoogleAuthError) as error:
+            headers = self._bearer.headers("logging", renew=self._refused)
+        except StoreError as error:
             raise ServiceUnreachable(f"no token for it: {str(error)[:300]}") from error
+        self._refused = False
+        return headers
 
     def _call(self, method: str, url: str, headers: dict[str, str], body: bytes | None) -> Answer:
         try:
@@ -144,9 +126,9 @@ class GoogleLogging:
         except (TransportError, TlsError, OversizedAnswer) as error:
             raise ServiceUnreachable(str(error)) from error
 
-    def _open_session(self) -> requests.Session:
+    def _open_session(self) -> Session:
         if self._session is None:
-            self._session = new_session(self._options.ca_path)
+            self._session = Session(self._options.ca_path)
         return self._session
 
 

@@ -52,7 +52,7 @@ class X509Credentials:
         """Raises CredentialsUnusable unless OpenSSL can load both without asking anybody for a pass phrase."""
         _read_pem(self.cert_path, b"-----BEGIN CERTIFICATE-----", "certificate")
         key = _read_pem(self.key_path, b"PRIVATE KEY-----", "private key")
-        came_to_know(Secret(key.decode("utf-8", "replace").strip()))  # requests will read the file itself
+        came_to_know(Secret(key.decode("utf-8", "replace").strip()))  # OpenSSL will read the file itself
         if b"BEGIN ENCRYPTED PRIVATE KEY" in key or b"Proc-Type: 4,ENCRYPTED" in key:
             raise CredentialsUnusable(
                 f"The private key in {self.key_path} is protected by a pass phrase, which a pilot cannot type: "

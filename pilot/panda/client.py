@@ -17,7 +17,7 @@ from pilot.panda.sessions import Sessions
 from pilot.panda.urls import check_ca, server_url
 from pilot.panda.wire import NotSendable, WireRequest
 from pilot.ports import Acquired, AcquireRequest, JobStatus, NoJob, UpdateAnswer
-from pilot.runtime.http import Answer, OversizedAnswer, Timeouts, TlsError, TransportError, call
+from pilot.runtime.http import Answer, NotConnected, OversizedAnswer, Timeouts, TlsError, TransportError, call
 from pilot.runtime.retry import SERVER_CALL, RetryableError, RetryPolicy, retry_call
 from pilot.runtime.secret import Secret, came_to_know
 from pilot.runtime.stop import Stop
@@ -277,7 +277,7 @@ class PandaClient:
             self._blame_expired_credentials(error)
             return self._of_tls(server, error)
         except TransportError as error:
-            never_sent = _never_sent(error)
+            never_sent = isinstance(error, NotConnected)
             if not never_sent:
                 self._blame_expired_credentials(error)
             return Retry(f"The PanDA server {server} does not answer ({error})", in_doubt=not never_sent)
@@ -365,15 +365,3 @@ def _accepted_v1(answer: Answer) -> Accepted | Meaning:
 
 def _accepted_legacy(answer: Answer) -> Accepted | Meaning:
     return meaning.of_legacy(answer)
-
-
-def _never_sent(error: BaseException) -> bool:
-    """True when no connection came about, so that the server cannot have read the request."""
-    import urllib3.exceptions as urllib3_errors
-
-    chained: BaseException | None = error
-    while chained is not None:
-        if isinstance(chained, urllib3_errors.NewConnectionError | urllib3_errors.ConnectTimeoutError):
-            return True
-        chained = chained.__cause__ or chained.__context__
-    return False

@@ -6,14 +6,10 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from pilot.panda.auth import Credentials
 from pilot.runtime.clock import monotonic_s
-from pilot.runtime.http import new_session
-
-if TYPE_CHECKING:
-    import requests
+from pilot.runtime.http import Session
 
 # Apache closes idle connections after 5 s by default. A job request that races with this closing would be in doubt
 # (was it read?), so a connection is given up before; a handshake costs milliseconds.
@@ -22,7 +18,7 @@ MAX_IDLE_S = 4.0
 
 @dataclass(frozen=True, slots=True)
 class _Kept:
-    session: requests.Session
+    session: Session
     stamp: object
     used_at_s: float
 
@@ -41,7 +37,7 @@ class Sessions:
         self._closed = False
 
     @contextmanager
-    def lend(self) -> Iterator[requests.Session]:
+    def lend(self) -> Iterator[Session]:
         """A session for the current certificate. Raises CredentialsUnusable when its files cannot be used."""
         stamp = self._credentials.stamp()
         session = self._kept(stamp) or self._new()
@@ -60,7 +56,7 @@ class Sessions:
         while self._idle:
             self._pop_and_close()
 
-    def _kept(self, stamp: object) -> requests.Session | None:
+    def _kept(self, stamp: object) -> Session | None:
         while True:
             try:
                 kept = self._idle.pop()
@@ -70,9 +66,9 @@ class Sessions:
                 return kept.session
             kept.session.close()
 
-    def _new(self) -> requests.Session:
+    def _new(self) -> Session:
         self._credentials.check_readable()
-        return new_session(self._ca, self._credentials.client_cert())
+        return Session(self._ca, self._credentials.client_cert())
 
     def _pop_and_close(self) -> None:
         try:

@@ -17,7 +17,7 @@ from urllib.parse import unquote, urlsplit
 
 from pilot.job.errors import PayloadError, PilotError
 from pilot.job.model import Job
-from pilot.runtime.http import OversizedAnswer, TlsError, call, new_session
+from pilot.runtime.http import OversizedAnswer, Session, TlsError, call
 from pilot.runtime.retry import SERVER_CALL, RetryableError, retry_call
 from pilot.runtime.stop import Stop
 
@@ -150,7 +150,7 @@ def _download(url: str, ca_path: str | None, stop: Stop) -> bytes:
             raise RetryableError(f"{url} answered HTTP {answer.status}")
         return answer
 
-    session = new_session(ca_path)
+    session = Session(ca_path)
     try:
         answer = retry_call(attempt, SERVER_CALL, stop)
     except (RetryableError, TlsError, OversizedAnswer) as error:

@@ -1,26 +1,42 @@
-"""The one session factory: verified TLS, no environment, no .netrc, bounded answers, no redirects to strangers."""
+"""HTTP for short questions and answers: verified TLS, no environment, no .netrc, bounded answers, no redirects to strangers.
+
+On the standard library's client, for its cost (docs/adr/0012): the pilot asks the server four times a job, and an idle one
+should weigh little. The bytes of files go over storage/wire.py.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import http.client
+import select
+import socket
+import ssl
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from types import TracebackType
+from typing import Protocol
 from urllib.parse import urlsplit
 
 from pilot import __version__
 from pilot.runtime.retry import RETRYABLE_HTTP_STATUSES, RetryableError
 from pilot.runtime.stop import Deadline
-
-if TYPE_CHECKING:
-    import requests
+from pilot.runtime.tls import client_context
 
 USER_AGENT = f"rubin-pilot/{__version__}"
-DEFAULT_CA = "/etc/ssl/certs/ca-certificates.crt"  # Debian's bundle; falls back to certifi's where it is absent
 MAX_ANSWER_BYTES = 16 << 20
+MOST_HOPS = 4
+_BLOCK_BYTES = 64 << 10
+_LEAST_TIMEOUT_S = 0.001
+_LAST_WORDS_S = 2.0  # for the answer of a peer that stopped reading in the middle of a body
+
+Place = tuple[str, str, int | None]  # scheme, host, port
 
 
 class TransportError(RetryableError):
     """No answer: refused, reset, timed out, cut short."""
+
+
+class NotConnected(TransportError):
+    """No connection came about, so that the peer cannot have read the request."""
 
 
 class TlsError(Exception):
@@ -63,42 +79,57 @@ class Body(Protocol):
     def __iter__(self) -> Iterator[bytes]: ...
 
 
-def new_session(ca_path: str | None = None, client_cert: tuple[str, str] | None = None) -> requests.Session:
-    """A requests session that reads nothing from the environment and follows no redirect.
+class Session:
+    """Kept-alive connections, one to each peer; for one caller at a time.
 
-    ``ca_path``: a bundle file or a hashed directory, else the system's CAs. ``client_cert``: certificate and key paths.
+    ``ca_path``: a bundle file or a hashed folder, else the system's CAs. ``client_cert``: certificate and key paths.
     """
-    from requests.adapters import HTTPAdapter
 
-    from pilot.runtime.strict_session import StrictSession
+    def __init__(self, ca_path: str | None = None, client_cert: tuple[str, str] | None = None) -> None:
+        self._ca_path, self._client_cert = ca_path, client_cert
+        self._lines: dict[Place, http.client.HTTPConnection] = {}
 
-    session = StrictSession()
-    session.trust_env = False
-    session.verify = ca_path or system_ca()
-    session.cert = client_cert
-    session.headers["User-Agent"] = USER_AGENT
-    session.mount("http://", HTTPAdapter(max_retries=0, pool_maxsize=8))
-    session.mount("https://", HTTPAdapter(max_retries=0, pool_maxsize=8))
-    return session
+    def __enter__(self) -> Session:
+        return self
 
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
-def system_ca() -> str:
-    """The system's CA bundle, without asking any environment variable."""
-    from pathlib import Path
+    def close(self) -> None:
+        while self._lines:
+            self._lines.popitem()[1].close()
 
-    if Path(DEFAULT_CA).exists():
-        return DEFAULT_CA
-    import certifi
+    def line(self, place: Place, connect_s: float) -> http.client.HTTPConnection:
+        """A connection that its peer has not closed. It belongs to the caller until it is ``kept``. Raises OSError."""
+        kept = self._lines.pop(place, None)
+        if kept is not None:
+            if _quiet(kept.sock):
+                return kept
+            kept.close()
+        scheme, host, port = place
+        line = http.client.HTTPConnection(host, port, timeout=connect_s)
+        if scheme == "https":
+            context = client_context(self._ca_path, self._client_cert)
+            line = http.client.HTTPSConnection(host, port, timeout=connect_s, context=context)
+        try:
+            line.connect()
+        except BaseException:
+            line.close()
+            raise
+        return line
 
-    return certifi.where()
+    def keep(self, place: Place, line: http.client.HTTPConnection) -> None:
+        self._lines[place] = line
 
 
 def call(
-    session: requests.Session,
+    session: Session,
     method: str,
     url: str,
     *,
-    headers: dict[str, str] | None = None,
+    headers: Mapping[str, str] | None = None,
     body: bytes | Body | None = None,
     timeouts: Timeouts | None = None,
     max_bytes: int = MAX_ANSWER_BYTES,
@@ -107,58 +138,137 @@ def call(
 ) -> Answer:
     """One request, its answer read whole. Any HTTP status is an Answer; errors of transport are typed.
 
-    Raises TransportError (may pass), TlsError (will not), OversizedAnswer. A redirect is followed only when allowed,
-    and only to the same host. ``total_s`` ends an answer that trickles in, each byte within ``timeouts.read_s``.
+    Raises TransportError (may pass; NotConnected: nothing was sent), TlsError (will not), OversizedAnswer. A redirect is
+    followed only when allowed, and only to the same host. ``total_s`` ends an answer that trickles in, each byte within
+    ``timeouts.read_s``.
     """
-    import requests
-    from urllib3.exceptions import HTTPError
-
     limits = timeouts or Timeouts()
     deadline = Deadline(total_s) if total_s is not None else None
-    try:
-        for _hop in range(4):
-            with session.request(
-                method,
-                url,
-                headers=headers,
-                data=body,
-                timeout=(limits.connect_s, limits.read_s),
-                allow_redirects=False,
-                stream=True,
-            ) as response:
-                target = response.headers.get("location")
-                if allow_redirects and response.is_redirect and target:
-                    url = _same_host(url, target)
-                    continue
-                return Answer(
-                    response.status_code,
-                    {name.lower(): value for name, value in response.headers.items()},
-                    _read_bounded(response, max_bytes, deadline),
-                )
-    except requests.exceptions.SSLError as error:
-        raise TlsError(f"{_host(url)} failed TLS verification: {_cause(error)}") from error
-    except (requests.exceptions.RequestException, HTTPError, OSError, ValueError) as error:
-        raise TransportError(f"no answer from {_host(url)}: {_cause(error)}") from error
+    for _hop in range(MOST_HOPS):
+        answer = _ask(session, method, url, headers or {}, body, limits, max_bytes, deadline)
+        target = answer.headers.get("location")
+        if not (allow_redirects and answer.status in (301, 302, 303, 307, 308) and target):
+            return answer
+        url = _same_host(url, target)
     raise TransportError(f"too many redirects at {_host(url)}")
 
 
-def _read_bounded(response: requests.Response, max_bytes: int, deadline: Deadline | None) -> bytes:
-    chunks: list[bytes] = []
+def _ask(
+    session: Session,
+    method: str,
+    url: str,
+    headers: Mapping[str, str],
+    body: bytes | Body | None,
+    limits: Timeouts,
+    max_bytes: int,
+    deadline: Deadline | None,
+) -> Answer:
+    place, target = _parted(url)
+    line = _connected(session, place, url, limits.connect_s)
+    sock, usable = line.sock, False  # the client forgets the socket of an answer that ends with the connection
+    try:
+        sock.settimeout(_limit_s(limits.read_s, deadline))
+        line.putrequest(method, target, skip_accept_encoding=True)
+        for name, text in _all_headers(headers, body).items():
+            line.putheader(name, text)
+        sent = _send(line, body)
+        with line.getresponse() as response:
+            content = _read(response, sock, url, limits, max_bytes, deadline)
+            usable = sent and not response.will_close
+            names = {name.lower(): value for name, value in response.getheaders()}
+            return Answer(response.status, names, content)
+    except (ssl.SSLEOFError, ssl.SSLZeroReturnError) as error:
+        raise TransportError(f"no answer from {_host(url)}: the connection was closed") from error
+    except ssl.SSLError as error:
+        raise _tls_error(url, error) from error
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        late = isinstance(error, TimeoutError) and deadline is not None and deadline.passed()
+        why = "it did not finish its answer in time" if late else _cause(error)
+        raise TransportError(f"no answer from {_host(url)}: {why}") from error
+    finally:
+        if usable:
+            session.keep(place, line)
+        else:
+            line.close()
+
+
+def _connected(session: Session, place: Place, url: str, connect_s: float) -> http.client.HTTPConnection:
+    try:
+        return session.line(place, connect_s)
+    except ssl.SSLError as error:
+        raise _tls_error(url, error) from error
+    except (OSError, ValueError) as error:
+        raise NotConnected(f"no answer from {_host(url)}: {_cause(error)}") from error
+
+
+def _send(line: http.client.HTTPConnection, body: bytes | Body | None) -> bool:
+    """The head and the body. False when the peer stopped reading: it may have answered, and that answer counts."""
+    try:
+        line.endheaders(body)
+    except (BrokenPipeError, ConnectionResetError, ssl.SSLEOFError):
+        line.sock.settimeout(_LAST_WORDS_S)
+        return False
+    return True
+
+
+def _all_headers(headers: Mapping[str, str], body: bytes | Body | None) -> dict[str, str]:
+    """The caller's, and those of every request. No compressed answer is asked for: they are small, and bounds are of bytes."""
+    ours = {"User-Agent": USER_AGENT, "Accept-Encoding": "identity", "Accept": "*/*"}
+    given = {name.lower() for name in headers}
+    complete = {name: text for name, text in ours.items() if name.lower() not in given} | dict(headers)
+    if body is not None:
+        complete["Content-Length"] = str(len(body))
+    return complete
+
+
+def _read(
+    response: http.client.HTTPResponse,
+    sock: socket.socket,
+    url: str,
+    limits: Timeouts,
+    max_bytes: int,
+    deadline: Deadline | None,
+) -> bytes:
+    """The body in the pieces the network delivers."""
+    pieces: list[bytes] = []
     size = 0
-    for chunk in response.iter_content(64 << 10) if deadline is None else _as_it_comes(response):
-        size += len(chunk)
+    while piece := response.read1(_BLOCK_BYTES):
+        size += len(piece)
         if size > max_bytes:
-            raise OversizedAnswer(f"{_host(response.url)} sent more than {max_bytes} bytes")
-        if deadline is not None and deadline.passed():
-            raise TransportError(f"{_host(response.url)} did not finish its answer in time")
-        chunks.append(chunk)
-    return b"".join(chunks)
+            raise OversizedAnswer(f"{_host(url)} sent more than {max_bytes} bytes")
+        if deadline is not None:
+            if deadline.passed():
+                raise TimeoutError
+            sock.settimeout(_limit_s(limits.read_s, deadline))
+        pieces.append(piece)
+    if response.length:
+        raise http.client.IncompleteRead(b"", response.length)
+    return b"".join(pieces)
 
 
-def _as_it_comes(response: requests.Response) -> Iterator[bytes]:
-    """The body in the pieces the network delivers: ``iter_content`` would wait for a whole piece, however slowly it comes."""
-    while chunk := response.raw.read1(64 << 10, decode_content=True):
-        yield chunk
+def _limit_s(read_s: float, deadline: Deadline | None) -> float:
+    return read_s if deadline is None else max(_LEAST_TIMEOUT_S, min(read_s, deadline.left_s()))
+
+
+def _quiet(sock: socket.socket) -> bool:
+    """A kept connection on which something can be read was closed by its peer, or is out of step."""
+    try:
+        watch = select.poll()
+        watch.register(sock, select.POLLIN | select.POLLHUP | select.POLLERR)
+        return not watch.poll(0)
+    except (OSError, ValueError):
+        return False
+
+
+def _parted(url: str) -> tuple[Place, str]:
+    try:
+        parts = urlsplit(url)
+        place = (parts.scheme, parts.hostname or "", parts.port)
+    except ValueError:
+        raise TransportError(f"{url[:80]!r} is no URL") from None
+    if place[0] not in ("http", "https") or not place[1]:
+        raise TransportError(f"{url[:80]!r} is no http or https URL")
+    return place, (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
 
 
 def _same_host(url: str, target: str) -> str:
@@ -174,6 +284,10 @@ def _same_host(url: str, target: str) -> str:
     return absolute
 
 
+def _tls_error(url: str, error: ssl.SSLError) -> TlsError:
+    return TlsError(f"{_host(url)} failed TLS verification: {_cause(error)}")
+
+
 def _host(url: str) -> str:
     try:
         return urlsplit(url).netloc
@@ -182,8 +296,10 @@ def _host(url: str) -> str:
 
 
 def _cause(error: BaseException) -> str:
-    """The innermost words of a chained transport error, without object addresses."""
-    while error.__cause__ or error.__context__:
-        error = error.__cause__ or error.__context__  # type: ignore[assignment]
-    text = str(error) or type(error).__name__
-    return text.partition(" at 0x")[0].strip("<'\"> ")[:200]
+    """A transport error in words."""
+    if isinstance(error, http.client.IncompleteRead):
+        return f"the answer was cut short, {error.expected} bytes are missing"
+    if isinstance(error, TimeoutError):
+        return str(error) or "timed out"
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error) or type(error).__name__
+    return text.strip("<'\"> ")[:200]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pilot.runtime.http import OversizedAnswer, Timeouts, TlsError, call, new_session
+from pilot.runtime.http import OversizedAnswer, Session, Timeouts, TlsError, call
 from pilot.runtime.loops import run_within
 from pilot.runtime.retry import RetryableError
 
@@ -14,7 +14,7 @@ def node_is_preempted(metadata_url: str) -> bool:
     """True when the metadata server says so; False when it says no, or nothing within a second."""
 
     def ask() -> bool:
-        with new_session() as session:
+        with Session() as session:
             headers = {"Metadata-Flavor": "Google"}
             answer = call(session, "GET", metadata_url + PATH, headers=headers, timeouts=Timeouts(0.3, 0.5))
         return answer.status == 200 and answer.text().strip().upper() == "TRUE"

@@ -1,4 +1,4 @@
-"""Google Cloud Storage through its JSON interface (``gs://``): google-auth signs in, the bytes go over our own wire (ADR 10).
+"""Google Cloud Storage through its JSON interface (``gs://``): google-auth signs in, the bytes go over our own wire (ADR 12).
 
 Imported only when such a URL is first used. Never reads a bucket's own description and never sets access lists of objects.
 """

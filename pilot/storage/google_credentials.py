@@ -12,20 +12,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event, Lock
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import google.auth.credentials
 import google.auth.exceptions
 from google.oauth2 import service_account
 
-from pilot.runtime.http import OversizedAnswer, Timeouts, TlsError, TransportError, call, new_session
+from pilot.runtime.http import OversizedAnswer, Session, Timeouts, TlsError, TransportError, call
 from pilot.runtime.secret import Secret, SecretFile, came_to_know
 from pilot.storage.store import AccessRefused, MissingCredentials, StoreError, Unavailable, Untrusted, innermost
 
-if TYPE_CHECKING:
-    import requests
-
-SCOPE = "https://www.googleapis.com/auth/devstorage.read_write"
+STORAGE_SCOPE = "https://www.googleapis.com/auth/devstorage.read_write"
 TOKEN_PATH = "/computeMetadata/v1/instance/service-accounts/default/token"  # noqa: S105 - a path
 METADATA_TIMEOUTS = Timeouts(connect_s=3.0, read_s=10.0)
 TOKEN_TIMEOUTS = Timeouts(connect_s=5.0, read_s=30.0)
@@ -36,7 +33,10 @@ MOST_WAIT_S = 120.0  # for a token that another thread is fetching
 class Bearer:
     """The header that says who we are, with a token that is good now. Many threads that need a new one fetch it once."""
 
-    def __init__(self, key_file: Path | None, metadata_url: str | None, ca_path: str | None) -> None:
+    def __init__(
+        self, key_file: Path | None, metadata_url: str | None, ca_path: str | None, scope: str = STORAGE_SCOPE
+    ) -> None:
+        self._scope = scope
         self._key_file = SecretFile(key_file) if key_file else None
         self._metadata_url = metadata_url
         self._ca_path = ca_path
@@ -65,7 +65,7 @@ class Bearer:
     def _fetch(self, credentials: Any, fetched: Event, shown_url: str) -> None:
         """A new token, for all who wait for ``fetched``; what fails here each of them tries for itself."""
         try:
-            with new_session(self._ca_path) as session:
+            with Session(self._ca_path) as session:
                 credentials.refresh(_Transport(session))
         except google.auth.exceptions.GoogleAuthError as error:
             raise _in_our_words(shown_url, error) from error
@@ -79,7 +79,9 @@ class Bearer:
         """The credentials; new ones when the key file was replaced."""
         if self._credentials is None or self._key_changed():
             self._credentials = (
-                from_key_file(self._key_file) if self._key_file else WorkloadIdentity(self._metadata_url or "")
+                _from_key_file(self._key_file, self._scope)
+                if self._key_file
+                else _WorkloadIdentity(self._metadata_url or "")
             )
         return self._credentials
 
@@ -102,7 +104,7 @@ class _TokenAnswer:
 class _Transport:
     """As google.auth.transport.Request, over a session of the pilot's."""
 
-    def __init__(self, session: requests.Session) -> None:
+    def __init__(self, session: Session) -> None:
         self._session = session
 
     def __call__(
@@ -135,7 +137,7 @@ def _in_our_words(shown_url: str, error: google.auth.exceptions.GoogleAuthError)
     return AccessRefused(said)
 
 
-def from_key_file(key_file: SecretFile, scope: str = SCOPE) -> Any:
+def _from_key_file(key_file: SecretFile, scope: str) -> Any:
     """Credentials of a service account's JSON key (what GOOGLE_APPLICATION_CREDENTIALS names). Raises MissingCredentials."""
     try:
         key = json.loads(key_file.read().reveal())
@@ -155,7 +157,7 @@ class _KeyCredentials(service_account.Credentials):
         came_to_know(Secret(str(self.token)))
 
 
-class WorkloadIdentity(google.auth.credentials.Credentials):
+class _WorkloadIdentity(google.auth.credentials.Credentials):
     """The pod's service account through the metadata server at ``metadata_url`` (Workload Identity in GKE)."""
 
     def __init__(self, metadata_url: str) -> None:
@@ -165,7 +167,7 @@ class WorkloadIdentity(google.auth.credentials.Credentials):
     def refresh(self, request: object) -> None:  # noqa: ARG002
         """Fetch a token. ``request``, the library's own transport, is not used: it would go through a proxy."""
         try:
-            with new_session() as session:
+            with Session() as session:
                 answer = call(
                     session,
                     "GET",

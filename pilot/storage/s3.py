@@ -1,4 +1,4 @@
-"""The S3 interface (``s3://``), as Google's and other stores speak it: botocore signs, the bytes go over our own wire (ADR 10).
+"""The S3 interface (``s3://``), as Google's and other stores speak it: botocore signs, the bytes go over our own wire (ADR 12).
 
 Imported only when such a URL is first used: the signer costs a fifth of a second and 20 MB.
 """

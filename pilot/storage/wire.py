@@ -1,7 +1,7 @@
 """HTTP/1.1 to the object stores: kept-alive connections, verified TLS, the bytes read straight into the caller's memory.
 
-Built on the standard library's client: on the stock clients a small object costs 2 to 7 ms of CPU, on this 0.4 (ADR 10,
-``make bench-staging``). It knows no store: what to ask and what an answer means is theirs.
+Built on the standard library's client: on the stock clients a small object costs 2 to 7 ms of CPU, on this 0.4 (ADR 12,
+``make bench``). It knows no store: what to ask and what an answer means is theirs.
 """
 
 from __future__ import annotations
@@ -13,14 +13,13 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import lru_cache
-from pathlib import Path
 from threading import Lock
 from urllib.parse import urlsplit
 
 from pilot.runtime.clock import monotonic_s
-from pilot.runtime.http import USER_AGENT, Timeouts, system_ca
+from pilot.runtime.http import USER_AGENT, Timeouts
 from pilot.runtime.stop import Stop, StopReason
+from pilot.runtime.tls import client_context, system_ca
 from pilot.storage.store import BadUrl, Source, StoreError, TimedOut, Unavailable, Untrusted, innermost
 from pilot.storage.urls import shown
 
@@ -33,7 +32,13 @@ IPTOS_THROUGHPUT = 0x08  # bulk traffic: where a queue builds up, the heartbeat'
 LAST_WORDS_S = 2.0  # for the answer of a peer that stopped reading in the middle of a body
 
 # What a peer that has closed a kept connection answers to the next request: nothing.
-_GONE = (http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError, ConnectionAbortedError)
+_GONE = (
+    http.client.RemoteDisconnected,
+    ConnectionResetError,
+    BrokenPipeError,
+    ConnectionAbortedError,
+    ssl.SSLEOFError,  # the same, below TLS
+)
 _Place = tuple[str, str, int | None]
 
 
@@ -74,7 +79,7 @@ class Response:
     """An answer whose head is read. ``headers``: names in lower case. ``came_early``: before the request was sent whole."""
 
     def __init__(self, answer: http.client.HTTPResponse, sock: socket.socket, came_early: bool) -> None:
-        self._answer, self._sock = answer, sock
+        self._answer, self.sock = answer, sock
         self._receive: Callable[[memoryview], int] = answer.fp.readinto1
         self._came_early = came_early
         self.status = answer.status
@@ -93,7 +98,7 @@ class Response:
         count = self._receive(view) if left_bytes else 0
         # The answer's reader may hold bytes that came with the head. From then on it would only be in the way: a TLS record
         # has 16 KiB, and each Python frame between it and the caller costs a tenth of a second per GB.
-        self._receive = self._sock.recv_into
+        self._receive = self.sock.recv_into
         self._left_bytes = left_bytes - count
         return count
 
@@ -144,7 +149,7 @@ class Wire:
         with _words(request.url, stop):
             line, response = self._asked(place, target, request, body, stop)
             try:
-                with _cut_by(stop, line):
+                with _cut_by(stop, response.sock):
                     yield response
                     usable = response.leaves_line_usable()
             except BaseException:
@@ -179,7 +184,7 @@ class Wire:
         scheme, host, port = place
         line = http.client.HTTPConnection(host, port, timeout=self._timeouts.connect_s)
         if scheme == "https":
-            context = _context(self._ca_path or system_ca())
+            context = _trusting(self._ca_path)
             line = http.client.HTTPSConnection(host, port, timeout=self._timeouts.connect_s, context=context)
         try:
             line.connect()
@@ -212,7 +217,8 @@ class Wire:
 
 def _ask(line: http.client.HTTPConnection, target: str, request: Request, body: Body | None, stop: Stop) -> Response:
     """Send the request and wait for the head of its answer."""
-    with _cut_by(stop, line):
+    sock = line.sock  # the client forgets it with the head of an answer that ends with the connection
+    with _cut_by(stop, sock):
         try:
             line.putrequest(request.method, target, skip_accept_encoding=True)
             line.putheader("User-Agent", USER_AGENT)
@@ -226,7 +232,7 @@ def _ask(line: http.client.HTTPConnection, target: str, request: Request, body: 
             else:
                 line.endheaders()
                 sent = _send(line, body)
-            return Response(_answer(line, request, body, sent), line.sock, came_early=not sent)
+            return Response(_answer(line, request, body, sent), sock, came_early=not sent)
         except BaseException:
             line.close()
             raise
@@ -249,21 +255,19 @@ def _send(line: http.client.HTTPConnection, body: Body) -> bool:
     for block in body.blocks():
         try:
             line.sock.sendall(block)
-        except (BrokenPipeError, ConnectionResetError):
+        except (BrokenPipeError, ConnectionResetError, ssl.SSLEOFError):
             line.sock.settimeout(LAST_WORDS_S)
             return False
     return True
 
 
 @contextmanager
-def _cut_by(stop: Stop, line: http.client.HTTPConnection) -> Iterator[None]:
+def _cut_by(stop: Stop, sock: socket.socket) -> Iterator[None]:
     """While inside, a stop ends every wait on the connection."""
 
     def cut(_reason: StopReason) -> None:
-        sock = line.sock
-        if sock is not None:
-            with suppress(OSError):  # of the socket below TLS, whose own state is not this thread's to touch
-                socket.socket.shutdown(sock, socket.SHUT_RDWR)
+        with suppress(OSError):  # of the socket below TLS, whose own state is not this thread's to touch
+            socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
     stop.follow(cut)
     try:
@@ -283,21 +287,13 @@ def _parted(url: str) -> tuple[_Place, str]:
     return (parts.scheme, host, port), (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
 
 
-@lru_cache(maxsize=4)
-def _context(ca_path: str) -> ssl.SSLContext:
-    """Trusts what is named and nothing else; reading a system's bundle takes 20 ms, so it is done once."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # verifies certificate and host name
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
+def _trusting(ca_path: str | None) -> ssl.SSLContext:
     try:
-        if Path(ca_path).is_dir():
-            context.load_verify_locations(capath=ca_path)
-        else:
-            context.load_verify_locations(cafile=ca_path)
+        return client_context(ca_path)
     except OSError as error:  # ssl.SSLError among them
         raise Untrusted(
-            f"the CA bundle {ca_path} cannot be used, so no store is trusted: {innermost(error)}"
+            f"the CA bundle {ca_path or system_ca()} cannot be used, so no store is trusted: {innermost(error)}"
         ) from error
-    return context
 
 
 @contextmanager

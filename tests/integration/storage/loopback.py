@@ -37,6 +37,10 @@ class Reply:
     silent: bool = False
 
 
+READ_NOTHING_OF = (
+    "unread"  # a request to this path is answered 403 as soon as its head is there, and the connection closed
+)
+
 Answer = Callable[[Recorded], Reply]
 
 
@@ -74,10 +78,14 @@ def serving(answer: Answer, certificate: tuple[Path, Path] | None = None) -> Ite
             if "100-continue" in self.headers.get("expect", ""):
                 self.send_response_only(100)
                 self.end_headers()
-            size = int(self.headers.get("content-length", 0))
+            size = 0 if READ_NOTHING_OF in self.path else int(self.headers.get("content-length", 0))
             headers = {name.lower(): text for name, text in self.headers.items()}
             recorded = Recorded(self.command, self.path, headers, self.rfile.read(size))
             seen.append(recorded)
+            if READ_NOTHING_OF in self.path:
+                self.close_connection = True
+                self._send(Reply(403, b"not here", {"Connection": "close"}))
+                return
             self._send(answer(recorded))
 
         def _send(self, reply: Reply) -> None:

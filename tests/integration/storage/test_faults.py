@@ -18,7 +18,7 @@ from pilot.runtime.stop import Stop, StopKind, Stopped, StopReason
 from pilot.storage.checksum import Checksums
 from pilot.storage.download import fetch
 from pilot.storage.opening import StorageOptions, open_stores
-from pilot.storage.store import ChecksumMismatch, Refused, StoreError, Stores, TimedOut, Unavailable
+from pilot.storage.store import AccessRefused, ChecksumMismatch, Refused, StoreError, Stores, TimedOut, Unavailable
 from pilot.storage.transfer import Slowest
 from pilot.storage.upload import send
 from tests.integration.storage.conftest import Tls
@@ -175,9 +175,11 @@ def test_a_stop_ends_a_transfer_at_its_next_block(scheme: str, lab: Lab, tmp_pat
 
 
 @SCHEMES
-def test_a_stop_ends_a_transfer_whose_peer_is_silent(scheme: str, lab: Lab, tmp_path: Path) -> None:
+@pytest.mark.parametrize("connection", ["keep-alive", "close"])
+def test_a_stop_ends_a_transfer_whose_peer_is_silent(scheme: str, connection: str, lab: Lab, tmp_path: Path) -> None:
     stop, never = Stop(), threading.Event()
-    server, stores = lab.replies(replace(whole(), cut=300_000, stall=never))
+    headers = {**whole().headers, "Connection": connection}
+    server, stores = lab.replies(replace(whole(), headers=headers, cut=300_000, stall=never))
     ended: list[BaseException] = []
 
     def run() -> None:
@@ -273,3 +275,29 @@ def test_a_signature_in_a_query_is_not_told(lab: Lab, tmp_path: Path) -> None:
     with pytest.raises(StoreError) as refused:
         fetch(stores, f"{server.url}/image.sif?X-Goog-Signature=hush", tmp_path / "target", Stop(), policy=QUICK)
     assert "hush" not in str(refused.value)
+
+
+@SCHEMES
+def test_a_store_that_closes_after_each_answer_is_read_to_the_end(lab: Lab, scheme: str, tmp_path: Path) -> None:
+    closing = Reply(200, CONTENT, {**whole().headers, "Connection": "close"})
+    server, stores = lab.serve(lambda _request: closing)
+    for number in range(3):
+        fetch(stores, url_of(scheme, server), tmp_path / f"target{number}", Stop(), checksum=adler32(), policy=ONCE)
+        assert (tmp_path / f"target{number}").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("url", ["gs://unread/object", "s3://unread/object"])
+def test_a_store_that_refuses_before_it_has_read_the_file_is_understood(lab: Lab, url: str, tmp_path: Path) -> None:
+    """It answers and hangs up while the bytes are still on their way: what it said counts, and not that it hung up."""
+    (tmp_path / "source").write_bytes(CONTENT * 40)
+    server, stores = lab.serve(lambda _request: Reply(500))
+    refused = 0
+    for _ in range(20):
+        try:
+            send(stores, tmp_path / "source", url, Stop(), policy=ONCE)
+        except AccessRefused as error:
+            assert "403" in str(error)
+            refused += 1
+        except Unavailable:  # a reset can overtake the answer: then nobody can know it
+            continue
+    assert refused >= 1 and len(server.requests) >= 20
