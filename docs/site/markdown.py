@@ -1,8 +1,10 @@
 """What the site adds to the pages as Sphinx reads them; in a repository browser they are read as they are.
 
 - Between `<!-- made from code: NAME -->` and `<!-- end -->` comes the table of that name (reference.py). What stands there in
-  the repository is for readers of the plain page: nothing, or the same table, which a test keeps alike.
-- The links in the lists of index.md are the site's navigation: a page is added to it by adding its line there.
+  the repository is for readers of the plain page: nothing, or the same table, which a test keeps alike. `python -m docs.site.markdown`
+  renews those.
+- The links in the lists of index.md are the site's navigation: a page is added to it by adding its line there. So is the list of
+  decisions in adr/README.md.
 - A link to a file of the repository that is no page is shown as its text: the site has pages only.
 """
 
@@ -26,7 +28,7 @@ _ENTRY = re.compile(r"^- \[([^\]]+)\]\(([^)#:\s]+)\.md\)", re.MULTILINE)
 def read(app: Sphinx, name: str, source: list[str]) -> None:
     """Sphinx's event: a page was read and is not yet parsed. ``source`` holds its text, and is changed in place."""
     text = with_tables(source[0])
-    if name == app.config.root_doc:
+    if name in (app.config.root_doc, "adr/README"):
         text += navigation(text)
     source[0] = without_links_to_files(text, PAGES / f"{name}.md")
 
@@ -36,10 +38,15 @@ def with_tables(text: str) -> str:
     return REGION.sub(lambda found: f"{found[1]}{TABLES[found[2]]()}\n{found[4]}", text)
 
 
-def navigation(index: str) -> str:
-    """A hidden table of contents for each section of the index that lists pages."""
+def renewed(text: str) -> str:
+    """A page of the repository with the tables that it shows as the code makes them today; empty regions stay empty."""
+    return REGION.sub(lambda found: found[0] if not found[3].strip() else f"{found[1]}{TABLES[found[2]]()}\n{found[4]}", text)
+
+
+def navigation(page: str) -> str:
+    """A hidden table of contents for each part of a page that lists pages: what stands under its title, then its sections."""
     made = []
-    for section in re.split(r"^## ", index, flags=re.MULTILINE)[1:]:
+    for section in re.split(r"^##? ", page, flags=re.MULTILINE)[1:]:
         entries = [f"{title} <{target}>" for title, target in _ENTRY.findall(section)]
         if entries:
             heading = section.splitlines()[0]
@@ -56,3 +63,8 @@ def without_links_to_files(text: str, page: Path) -> str:
         return found[1] if target.exists() and not of_the_site else found[0]
 
     return _LINK.sub(shown, text)
+
+
+if __name__ == "__main__":
+    for path in sorted(PAGES.rglob("*.md")):
+        path.write_text(renewed(path.read_text()))

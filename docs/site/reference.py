@@ -16,6 +16,7 @@ from pilot import cli, publish, recovery
 from pilot.job.advice import advice_for, advice_rows
 from pilot.job.errors import PilotError
 from pilot.job.exit_codes import EXIT_ADVICE, exit_code_rows
+from pilot.logs.pump import INTERVAL_SHARE, SHORTEST_INTERVAL_S, TAIL_BYTES
 from pilot.options import BY_NAME, OPTIONS, Option
 from pilot.runtime.journal import MEANINGS, WORTH_THE_RESERVE, Event
 from pilot.sandbox import cli as sandbox
@@ -167,10 +168,30 @@ def recoveries() -> str:
 
 
 def decisions() -> str:
-    """The decisions by number: a list, and their place in the navigation."""
-    listed = [(path, path.read_text().splitlines()[0].removeprefix("# ")) for path in sorted((PAGES / "adr").glob("[0-9]*.md"))]
-    links = "\n".join(f"- [{title}]({path.name})" for path, title in listed)
-    return f"{links}\n\n" + "\n".join(["```{toctree}", ":hidden:", "", *(path.stem for path, _title in listed), "```"])
+    """The decisions by number, each a link."""
+    pages = sorted((PAGES / "adr").glob("[0-9]*.md"))
+    return "\n".join(f"- [{path.read_text().splitlines()[0].removeprefix('# ')}]({path.name})" for path in pages)
+
+
+def refreshes(run_s: float) -> int:
+    """How often the object of a log that never rests is written while the payload runs ``run_s`` seconds (pilot/logs/pump.py)."""
+    count, at_s = 0, 0.0
+    while at_s < run_s:
+        count += 1
+        at_s += max(SHORTEST_INTERVAL_S, INTERVAL_SHARE * at_s)
+    return count
+
+
+def live_logs() -> str:
+    """What the live view of one log costs at most, for payloads of several lengths."""
+    mib = TAIL_BYTES >> 20
+    return table(
+        ("the payload runs", "writes of one log, at most", "bytes in them, at most"),
+        (
+            (words, f"{refreshes(hours * 3600)}", f"{refreshes(hours * 3600) * mib} MiB")
+            for words, hours in (("10 minutes", 1 / 6), ("1 hour", 1), ("12 hours", 12), ("48 hours", 48))
+        ),
+    )
 
 
 TABLES: Mapping[str, Callable[[], str]] = {
@@ -180,6 +201,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "exit-advice": lambda: "\n".join(exit_code_rows()),
     "exit-codes": exit_codes,
     "journal": journal,
+    "live-logs": live_logs,
     "panda-codes": panda_codes,
     "recoveries": recoveries,
     "settings": settings,
