@@ -35,6 +35,7 @@ from pilot.runtime.events import redactor, start_logging
 from pilot.runtime.health import Signature
 from pilot.runtime.loops import run_stage
 from pilot.runtime.preemption import node_is_preempted
+from pilot.runtime.progress import PilotAt, board
 from pilot.runtime.pulse import pulse_of_this_thread
 from pilot.runtime.secret import SecretFile, tell_of_secrets
 from pilot.runtime.signals import stop_on_signals
@@ -45,6 +46,7 @@ from pilot.settings import Settings
 from pilot.storage.opening import StorageOptions, open_stores
 from pilot.storage.staging import JobStager
 from pilot.storage.store import Stores
+from pilot.watching import watched
 from pilot.worker import Worker, WorkerEnd, WorkerPlan
 from pilot.worker_status import worker_told
 
@@ -61,11 +63,13 @@ NO_COMPLAINT = frozenset({ExitCode.OK, ExitCode.SIGTERM, ExitCode.SIGINT})  # no
 def run(settings: Settings) -> int:
     """One pilot process, from its settings to its exit code. Raises PilotCannotWork with the sentence for who started it."""
     hide_memory()
-    start_logging(settings.log_level)
+    start_logging(settings.log_level, settings.log_format)
+    board.pilot = PilotAt(settings.queue)
     _hide_secrets(settings)
     stop, credentials = Stop(), None
     with ExitStack() as closing:
         closing.enter_context(stop_on_signals(stop))
+        closing.enter_context(watched(settings))
         followers = closing.enter_context(realtime_logs(settings, stop))
         log = closing.enter_context(own_worker_log(settings))
         try:

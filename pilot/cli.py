@@ -58,6 +58,9 @@ def build_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="bring what an earlier pilot left in the work folder to its end, and leave",
     )
+    parser.add_argument(
+        "--plain", action="store_true", help="no live view on a terminal, only lines (as with NO_COLOR or TERM=dumb)"
+    )
     groups: dict[str, argparse._ArgumentGroup] = {}
     for option in OPTIONS:
         if option.group not in groups:
@@ -91,15 +94,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     try:
         settings = read_settings(flags)
-        close_back_doors()
-        from pilot.app import run
+    except PilotCannotWork as trouble:
+        return _complain(trouble)
+    close_back_doors()
+    from pilot.app import run
 
+    try:
         return run(settings)
     except PilotCannotWork as trouble:
-        from pilot.runtime.events import redactor
+        return _complain(trouble, told=settings.log_format == "json")
 
+
+def _complain(trouble: PilotCannotWork, *, told: bool = False) -> int:
+    """The sentence for who started it, unless it was ``told`` in the log where nothing but JSON may stand; the exit code."""
+    from pilot.runtime.events import redactor
+
+    if not told:
         print(f"pilot-start: {redactor.clean(str(trouble))}", file=sys.stderr)
-        return int(trouble.exit_code)
+    return int(trouble.exit_code)
 
 
 def entry() -> None:

@@ -127,6 +127,9 @@ class Settings:
     image_cache_limit_gib: int
     summary: Path | None
     log_level: str
+    log_format: str
+    metrics_port: int | None
+    metrics_file: Path | None
     worker_log: Path | None
     worker_log_upload: str | None
     worker_log_public: str | None
@@ -147,6 +150,7 @@ class Settings:
     realtime_logfiles: str
     submit_mode: str
     recover_only: bool
+    plain: bool  # no live view, even on a terminal
     queue_settings: QueueSettings
     payload_environment: Mapping[str, Secret]  # values of payload_env as found in the environment
     ignored: tuple[str, ...]  # names of Harvester's variables that were set and mean nothing here
@@ -180,6 +184,7 @@ def read_settings(
     return Settings(
         **values,
         recover_only=bool(flags.get("recover_only")),
+        plain=bool(flags.get("plain")) or "NO_COLOR" in env or env.get("TERM", "dumb") == "dumb",
         queue_settings=queue_settings,
         payload_environment={name: Secret(env[name]) for name in names if name in env},
         ignored=tuple(name for name in IGNORED if name in env),

@@ -14,6 +14,7 @@ PILOT = Path(__file__).parents[2] / "pilot"
 MODULES = sorted(PILOT.rglob("*.py"))
 FLOW = {"jobrun", "worker", "worker_status", "push", "outbox", "heartbeat", "recovery"}
 GROUND = {"job", "runtime"}
+WIRING = {"cli", "app", "own_logs", "watching"}
 # room -> the rooms it may import besides itself; a name in pilot/__init__.py (the version) is nobody's secret
 MAY_IMPORT: dict[str, set[str]] = {
     "__init__": set(),
@@ -28,6 +29,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "options": set(),
     "settings": GROUND | {"options"},
     "own_logs": GROUND | {"settings", "logs", "panda", "ports"},
+    "watch": {"runtime", "logs"},
+    "watching": {"runtime", "settings", "watch"},
     "cli": GROUND | {"options", "settings", "app"},
     "entry": {"runtime", "cli"},
     "sandbox": GROUND | {"logs"},
@@ -76,12 +79,13 @@ def test_a_module_imports_only_what_its_room_may(path: Path) -> None:
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_only_the_wiring_imports_settings_and_nothing_imports_the_sandbox(path: Path) -> None:
     room, rooms = room_of(path), rooms_imported(path)
-    assert "settings" not in rooms or room in ("cli", "app", "own_logs")
+    assert "settings" not in rooms or room in WIRING
     assert "sandbox" not in rooms or room == "sandbox"
 
 
-def test_of_the_logs_the_sandbox_sees_the_page_alone() -> None:
-    names = {name for path in (PILOT / "sandbox").rglob("*.py") for name in imported(path)}
+@pytest.mark.parametrize("room", ["sandbox", "watch"])
+def test_of_the_logs_the_sandbox_and_who_watches_see_the_page_alone(room: str) -> None:
+    names = {name for path in (PILOT / room).rglob("*.py") for name in imported(path)}
     assert all(name.startswith("pilot.logs.page") for name in names if name.startswith("pilot.logs"))
 
 
