@@ -189,6 +189,13 @@ class PandaClient:
 
         return self._in_either(ask, "job updates")
 
+    def seen_as(self, stop: Stop, policy: RetryPolicy | None = None) -> str:
+        """Our name as a server of today's generation sees it; empty when it does not say. Raises nothing but Stopped."""
+        try:
+            return self._ask(api_v1.user_attributes(), api_v1.user_of, stop, policy)
+        except (ServerUnreachable, ServerRefused, _NotOffered):
+            return ""
+
     def generation(self, stop: Stop, policy: RetryPolicy | None = None) -> ApiGeneration:
         """The API generation that works here, found out by a sign of life. Raises ServerUnreachable."""
         self.is_alive(stop, policy)

@@ -102,6 +102,13 @@ class GcsStore:
         with self._exchange(url, Request("GET", target, {"Accept-Encoding": "identity"}), stop) as response:
             return _stored(url, response)
 
+    def remove(self, url: str, stop: Stop) -> None:
+        name = self._name(url)
+        target = f"{self._endpoint}/storage/v1/b/{_quoted(name.bucket)}/o/{_quoted(name.key)}"
+        with self._exchange(url, Request("DELETE", target), stop) as response:
+            if response.status not in (200, 204, 404):
+                raise self._refused(url, response)
+
     def close(self) -> None:
         self._wire.close()
 

@@ -36,7 +36,10 @@ MOST_WAIT_S = 120.0  # for a token that another thread is fetching
 class Bearer:
     """The header that says who we are, with a token that is good now. Many threads that need a new one fetch it once."""
 
-    def __init__(self, key_file: Path | None, metadata_url: str | None, ca_path: str | None) -> None:
+    def __init__(
+        self, key_file: Path | None, metadata_url: str | None, ca_path: str | None, scope: str = SCOPE
+    ) -> None:
+        self._scope = scope
         self._key_file = SecretFile(key_file) if key_file else None
         self._metadata_url = metadata_url
         self._ca_path = ca_path
@@ -79,7 +82,9 @@ class Bearer:
         """The credentials; new ones when the key file was replaced."""
         if self._credentials is None or self._key_changed():
             self._credentials = (
-                from_key_file(self._key_file) if self._key_file else WorkloadIdentity(self._metadata_url or "")
+                from_key_file(self._key_file, self._scope)
+                if self._key_file
+                else WorkloadIdentity(self._metadata_url or "")
             )
         return self._credentials
 

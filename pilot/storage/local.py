@@ -67,6 +67,11 @@ class LocalStore:
         with _read_errors(url):
             return _described(path, path.lstat())
 
+    def remove(self, url: str, stop: Stop) -> None:  # noqa: ARG002
+        path = self._allowed(url)
+        with _write_errors(url):
+            path.unlink(missing_ok=True)
+
     def close(self) -> None:
         return None
 

@@ -131,6 +131,11 @@ class S3Store:
                 raise _refused(url, response)
             return _told(response)
 
+    def remove(self, url: str, stop: Stop) -> None:
+        with self._exchange("DELETE", url, stop, {}) as response:
+            if response.status not in (200, 204, 404):
+                raise _refused(url, response)
+
     def close(self) -> None:
         self._wire.close()
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from threading import Lock
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from pilot.job.model import Checksum, ChecksumAlgorithm
 from pilot.runtime.retry import RETRYABLE_HTTP_STATUSES, RetryableError
@@ -230,6 +230,13 @@ class Store(Protocol):
     def stat(self, url: str, stop: Stop) -> StoredObject: ...
 
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class Remover(Protocol):
+    """A store that can remove an object. One attempt; an object that is not there is removed. Raises StoreError, Stopped."""
+
+    def remove(self, url: str, stop: Stop) -> None: ...
 
 
 class Lanes:
