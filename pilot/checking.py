@@ -15,7 +15,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pilot.runtime.strict_session  # noqa: F401  (requests, before there are threads: two that import it see half of it)
+# Before there are threads: two that import a large library at once see half of it, and take turns at it.
+import cryptography.x509  # noqa: F401
+import google.oauth2.service_account  # noqa: F401
+
+import pilot.runtime.strict_session  # noqa: F401
+import pilot.storage.gcs  # noqa: F401
 from pilot import __version__
 from pilot.app import (
     SHORTEST_CERTIFICATE_S,
@@ -77,7 +82,7 @@ def check(flags: Mapping[str, Any], *, json: bool) -> int:
     hide_secrets(settings)
     with node.folder_made(settings.workdir) as making, Checks(settings, making) as checks:
         findings = side_by_side(checks.looks(), max(LEAST_S, OVER_S - _since(began_s)))
-    findings = tuple(server.one_is_enough(list(findings)))
+    findings = (*server.one_is_enough(list(findings)), node.clock(checks.dates))
     code = exit_code(findings)
     _tell(
         Report(__version__, settings.queue, findings, tuple(checks.told), code, _since(began_s)), json, settings.plain
@@ -124,12 +129,14 @@ class Checks:
         self._stop = Stop()
         self._stores = open_stores(storage_options(settings))
         self._scratch = tempfile.TemporaryDirectory(prefix="pilot-check-")
+        if settings.s3_key_file is not None:
+            import pilot.storage.s3  # noqa: F401  (likewise)
         self._cric = self._cric_client(Path(self._scratch.name), stale_s=0.0)
         self._credentials: Credentials | None = None
         self._queue: Queue | None = None
         self._endpoint: Endpoint | None = None
         self._door_url, self._public_base = "", ""
-        self._dates: dict[str, tuple[str, float]] = {}
+        self.dates: dict[str, tuple[str, float]] = {}  # what servers told of the time, and when by our own
 
     def __enter__(self) -> Checks:
         return self
@@ -160,7 +167,6 @@ class Checks:
             Look("container", self._look_at_container),
             Look("room for jobs", self._look_at_room, cric),
             Look("memory", lambda: [node.memory(memory_group(), self._queue)], cric),
-            Look("clock", lambda: [node.clock(self._dates)], ("log bucket", *(look.name for look in servers))),
             Look("places", self._look_at_places),
             Look("Harvester", self._look_at_harvester),
             *([Look("realtime logging", self._look_at_realtime_logging)] if settings.use_realtime_logging else []),
@@ -193,7 +199,7 @@ class Checks:
         ]
 
     def _dated(self, url: str, date: str) -> None:
-        self._dates[url] = (date, time.time())
+        self.dates[url] = (date, time.time())
 
     def _look_at_google(self) -> Sequence[Finding]:
         settings = self._settings
