@@ -11,7 +11,7 @@ from typing import Literal, cast
 
 from pilot import __version__
 from pilot.cric.client import CricClient
-from pilot.job.endpoint import WRITE_ACTIVITIES, doors_for, public_base
+from pilot.job.endpoint import WRITE_ACTIVITIES, Door, Endpoint, doors_for, public_base
 from pilot.job.errors import ExitCode, PayloadError, PilotCannotWork
 from pilot.job.model import ApiGeneration
 from pilot.job.parse import MEGABYTE
@@ -35,6 +35,7 @@ from pilot.runtime.events import redactor, start_logging
 from pilot.runtime.health import Signature
 from pilot.runtime.loops import run_stage
 from pilot.runtime.preemption import node_is_preempted
+from pilot.runtime.progress import PilotAt, board
 from pilot.runtime.pulse import pulse_of_this_thread
 from pilot.runtime.secret import SecretFile, tell_of_secrets
 from pilot.runtime.signals import stop_on_signals
@@ -45,6 +46,7 @@ from pilot.settings import Settings
 from pilot.storage.opening import StorageOptions, open_stores
 from pilot.storage.staging import JobStager
 from pilot.storage.store import Stores
+from pilot.watching import watched
 from pilot.worker import Worker, WorkerEnd, WorkerPlan
 from pilot.worker_status import worker_told
 
@@ -61,12 +63,14 @@ NO_COMPLAINT = frozenset({ExitCode.OK, ExitCode.SIGTERM, ExitCode.SIGINT})  # no
 def run(settings: Settings) -> int:
     """One pilot process, from its settings to its exit code. Raises PilotCannotWork with the sentence for who started it."""
     hide_memory()
-    start_logging(settings.log_level)
-    _hide_secrets(settings)
+    start_logging(settings.log_level, settings.log_format)
+    board.pilot = PilotAt(settings.queue)
+    hide_secrets(settings)
     stop, credentials = Stop(), None
     with ExitStack() as closing:
         closing.enter_context(stop_on_signals(stop))
         closing.enter_context(strangers_collected(stop))
+        closing.enter_context(watched(settings))
         followers = closing.enter_context(realtime_logs(settings, stop))
         log = closing.enter_context(own_worker_log(settings))
         try:
@@ -177,7 +181,7 @@ def _worker(
     if settings.site and not queue.names_resource:
         queue = replace(queue, resource=settings.site)
     refusal = _refusal(settings, queue, volume)
-    stores = open_stores(_storage_options(settings))
+    stores = open_stores(storage_options(settings))
     closing.callback(stores.close)
     payload = _payload(settings, queue, stores)
     closing.callback(payload.close)
@@ -228,7 +232,14 @@ def _preempted(settings: Settings) -> bool:
 
 
 def _credentials(settings: Settings) -> Credentials:
-    """Proxy or certificate, token, or both; checked before anything else is done. Raises PilotCannotWork (68 or 80)."""
+    """The credentials, checked before anything else is done. Raises PilotCannotWork (68 or 80)."""
+    credentials = given_credentials(settings)
+    credentials.check(SHORTEST_CERTIFICATE_S)
+    return credentials
+
+
+def given_credentials(settings: Settings) -> Credentials:
+    """Proxy or certificate, token, or both, as the settings name them."""
     x509 = None
     if settings.x509_proxy is not None:
         x509 = X509Credentials(settings.x509_proxy, settings.x509_proxy)
@@ -237,12 +248,10 @@ def _credentials(settings: Settings) -> Credentials:
     token = None
     if settings.token_file is not None and settings.origin is not None:
         token = TokenCredentials(SecretFile(settings.token_file), settings.origin)
-    credentials = Credentials(x509, token)
-    credentials.check(SHORTEST_CERTIFICATE_S)
-    return credentials
+    return Credentials(x509, token)
 
 
-def _storage_options(settings: Settings) -> StorageOptions:
+def storage_options(settings: Settings) -> StorageOptions:
     return StorageOptions(
         ca_path=_text(settings.storage_ca),
         s3_endpoint=settings.s3_endpoint,
@@ -255,12 +264,26 @@ def _storage_options(settings: Settings) -> StorageOptions:
 
 def _logs(settings: Settings, queue: Queue, stores: Stores, cric: CricClient, stop: Stop) -> PublicLogs:
     """Where the queue's logs go. Raises PilotCannotWork: without a place for logs no job is taken."""
+    name = log_storage(queue)
+    endpoint = run_stage("cric", lambda: cric.endpoint(name, stop), stop)
+    door = log_door(queue, endpoint, stores)
+    return PublicLogs(
+        stores, queue.name, door.url(""), public_base(endpoint, settings.log_url_base), settings.log_retry_s
+    )
+
+
+def log_storage(queue: Queue) -> str:
+    """The RSE that the queue's logs go to. Raises PilotCannotWork."""
     names = storages_for(queue, Transfer.LOG)
     if not names:
         raise PilotCannotWork(
             ExitCode.BAD_QUEUEDATA, f"queue {queue.name} has no storage for logs: add one to its astorages in CRIC"
         )
-    endpoint = run_stage("cric", lambda: cric.endpoint(names[0], stop), stop)
+    return names[0]
+
+
+def log_door(queue: Queue, endpoint: Endpoint, stores: Stores) -> Door:
+    """The door through which its logs are written. Raises PilotCannotWork."""
     doors = doors_for(endpoint, WRITE_ACTIVITIES, stores.schemes)
     if not doors:
         raise PilotCannotWork(
@@ -268,14 +291,24 @@ def _logs(settings: Settings, queue: Queue, stores: Stores, cric: CricClient, st
             f"storage {endpoint.name} of queue {queue.name} has no door for writing with {', '.join(stores.schemes)}: "
             "add one to its arprotocols in CRIC",
         )
-    return PublicLogs(
-        stores, queue.name, doors[0].url(""), public_base(endpoint, settings.log_url_base), settings.log_retry_s
-    )
+    return doors[0]
 
 
 def _payload(settings: Settings, queue: Queue, stores: Stores) -> PayloadRunner:
+    runner = PayloadRunner(payload_config(settings, queue), stores)
+    try:
+        refusal = runner.refusal(settings.workdir)
+    except PayloadError as error:
+        raise PilotCannotWork(ExitCode.USAGE, error.diagnosis.detail) from None
+    if refusal:
+        raise PilotCannotWork(ExitCode.GENERAL, refusal)
+    return runner
+
+
+def payload_config(settings: Settings, queue: Queue) -> PayloadConfig:
+    """What the queue's payloads have in common."""
     of_queue = settings.queue_settings
-    config = PayloadConfig(
+    return PayloadConfig(
         queue=queue,
         image_cache=settings.image_cache,
         transforms=settings.workdir / "transforms",
@@ -297,22 +330,14 @@ def _payload(settings: Settings, queue: Queue, stores: Stores) -> PayloadRunner:
         max_stdout_bytes=settings.max_stdout_mib * MEGABYTE,
         required=level_named(settings.require_isolation),
         user=settings.payload_user,
-        private=_credential_files(settings),
+        private=credential_files(settings),
         own_containers=of_queue.own_containers,
         image_cache_limit_bytes=settings.image_cache_limit_gib << 30 or None,
         image_key=settings.image_key,
     )
-    runner = PayloadRunner(config, stores)
-    try:
-        refusal = runner.refusal(settings.workdir)
-    except PayloadError as error:
-        raise PilotCannotWork(ExitCode.USAGE, error.diagnosis.detail) from None
-    if refusal:
-        raise PilotCannotWork(ExitCode.GENERAL, refusal)
-    return runner
 
 
-def _credential_files(settings: Settings) -> tuple[Path, ...]:
+def credential_files(settings: Settings) -> tuple[Path, ...]:
     """What no payload may read."""
     files = (
         settings.x509_proxy,
@@ -375,13 +400,13 @@ def _generation(settings: Settings, server: PandaClient, stop: Stop) -> ApiGener
         return ApiGeneration.V1
 
 
-def _hide_secrets(settings: Settings) -> None:
+def hide_secrets(settings: Settings) -> None:
     """Tell the redactor what must never leave the pilot in words."""
     tell_of_secrets(redactor.learn)  # what is read, renewed or received later
     for name, secret in settings.payload_environment.items():
         if name not in OPEN_VARIABLES:
             redactor.add(secret)
-    for path in _credential_files(settings):
+    for path in credential_files(settings):
         with suppress(OSError):  # whoever needs the file says what is wrong with it
             redactor.learn(SecretFile(path).read(), for_good=True)
 

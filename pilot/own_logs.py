@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import TYPE_CHECKING
 
 from pilot.job.errors import SettingsError
 from pilot.job.model import ApiGeneration
@@ -15,6 +16,9 @@ from pilot.ports import Follower, ServerRefused, ServerUnreachable
 from pilot.runtime.stop import Deadline, Stop, Stopped
 from pilot.settings import Settings
 
+if TYPE_CHECKING:
+    from pilot.logs.google_logging import GoogleLogging
+
 logger = logging.getLogger("pilot")
 
 GOOGLE_CLOUD_LOGGING = "google-cloud-logging"  # as REALTIME_LOGGING_SERVER names it
@@ -23,14 +27,13 @@ GOOGLE_CLOUD_LOGGING = "google-cloud-logging"  # as REALTIME_LOGGING_SERVER name
 @contextmanager
 def realtime_logs(settings: Settings, stop: Stop) -> Iterator[tuple[Follower, ...]]:
     """Realtime logging, where it is switched on in the variables in use; imported only then."""
-    kind = (settings.realtime_logging_server or "").removeprefix("logserver=").partition(";")[0]
+    kind = realtime_kind(settings)
     if not settings.use_realtime_logging or kind != GOOGLE_CLOUD_LOGGING:
         if settings.use_realtime_logging:
             logger.warning("realtime logging to %r is not known here (%s is): it is off", kind, GOOGLE_CLOUD_LOGGING)
         yield ()
         return
     from pilot.logs.cloud import CloudNames, cloud_logs
-    from pilot.logs.google_logging import GoogleLogging, LoggingOptions
 
     names = CloudNames(
         settings.node,
@@ -39,7 +42,20 @@ def realtime_logs(settings: Settings, stop: Stop) -> Iterator[tuple[Follower, ..
         settings.realtime_logname,
         tuple(name.strip() for name in settings.realtime_logfiles.split(",")),
     )
-    service = GoogleLogging(
+    with cloud_logs(names, logging_service(settings), stop, settings.shutdown_s) as logs:
+        yield (logs,)
+
+
+def realtime_kind(settings: Settings) -> str:
+    """The kind of server that is named for realtime logging, without the particulars behind it."""
+    return (settings.realtime_logging_server or "").removeprefix("logserver=").partition(";")[0]
+
+
+def logging_service(settings: Settings) -> GoogleLogging:
+    """The service that realtime logging writes to."""
+    from pilot.logs.google_logging import GoogleLogging, LoggingOptions
+
+    return GoogleLogging(
         LoggingOptions(
             settings.cloud_logging_endpoint,
             str(settings.storage_ca) if settings.storage_ca else None,
@@ -48,8 +64,6 @@ def realtime_logs(settings: Settings, stop: Stop) -> Iterator[tuple[Follower, ..
             settings.cloud_logging_project,
         )
     )
-    with cloud_logs(names, service, stop, settings.shutdown_s) as logs:
-        yield (logs,)
 
 
 def own_worker_log(settings: Settings) -> AbstractContextManager[WorkerLog | None]:

@@ -14,13 +14,16 @@ from datetime import datetime
 from pilot.job.errors import Diagnosis, ExitCode, PilotCannotWork, PilotError
 from pilot.job.parse import MEGABYTE, parse_job
 from pilot.job.queue import Queue
+from pilot.job.states import JobState
 from pilot.jobrun import JobParts, JobRecord, finish_job, run_job
 from pilot.ports import Acquired, AcquireRequest, NoJob, ServerRefused, ServerUnreachable
 from pilot.recovery import read_unfinished
 from pilot.runtime.clock import monotonic_s, utc_now
 from pilot.runtime.journal import Event, Journal
 from pilot.runtime.loops import run_stage
+from pilot.runtime.metrics import ACQUIRES, JOBS, RECOVERED, counts
 from pilot.runtime.probe import Point, probe
+from pilot.runtime.progress import board
 from pilot.runtime.stop import Stop, StopKind, Stopped, StopReason
 from pilot.runtime.workdir import RESERVE_BYTES, WorkVolume
 
@@ -118,12 +121,16 @@ class Worker:
     def _recover(self) -> WorkerEnd | None:
         """Bring every job an earlier pilot left to its end; a WorkerEnd when a report could not be delivered."""
         for folder in self.volume.known_jobs():
+            board.doing("finishing what an earlier pilot left")
             left = read_unfinished(folder)
             if left is None:
                 logger.info("%s holds no durable job and is removed", folder.root.name)
                 run_stage("clear-away", folder.remove, Stop())
                 continue
-            ended = self._close_job(finish_job(left, folder, self.parts, self.volume, self.stop))
+            record = finish_job(left, folder, self.parts, self.volume, self.stop)
+            if record is not None:
+                counts.add(RECOVERED)
+            ended = self._close_job(record)
             if ended:
                 return ended
         return None
@@ -208,6 +215,7 @@ class Worker:
     def _acquire(self, journal: Journal) -> Acquired | NoJob | None:
         """One request; None when the server gave no usable answer. Never aborted: a lost answer is a lost job."""
         request = self._request()
+        board.doing("asking for a job")
         probe(Point.ACQUIRE_ASKING)
         try:
             answer = run_stage(
@@ -218,8 +226,10 @@ class Worker:
         else:
             if isinstance(answer, NoJob):
                 logger.info("no job for %s (%s)", self.plan.queue.name, answer.message)
+            counts.add(ACQUIRES, "job" if isinstance(answer, Acquired) else "none")
             self._note(journal, isinstance(answer, Acquired))
             return answer
+        counts.add(ACQUIRES, "trouble")
         logger.warning("no answer to acquire: %s", self._trouble)
         self._note(journal, job=False)
         return None
@@ -267,6 +277,9 @@ class Worker:
         if record is None:
             return None
         self._jobs.append(record)
+        outcome = record.outcome
+        board.counted(finished=outcome.state is JobState.FINISHED)
+        counts.add(JOBS, outcome.state.value, str(outcome.pilot_error.code if outcome.pilot_error else 0))
         self.after_job(self)
         if not record.delivery.settled:
             return self._end(
@@ -281,6 +294,7 @@ class Worker:
 
     def _wait_after_nothing(self) -> None:
         if self._empty_answers < self.plan.max_empty:
+            board.doing(f"waiting, {self._empty_answers} empty answers so far")
             self.stop.wait(random.uniform(self.plan.empty_wait_s, LONGEST_WAIT_FACTOR * self.plan.empty_wait_s))
 
     def _duty_done(self) -> ExitCode:
@@ -315,4 +329,5 @@ class Worker:
         )
 
     def _end(self, exit_code: ExitCode, reason: str) -> WorkerEnd:
+        board.doing("leaving")
         return WorkerEnd(exit_code, reason, tuple(self._jobs))

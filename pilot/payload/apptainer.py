@@ -137,6 +137,13 @@ def user_namespaces_work() -> bool:
     return done.returncode == 0
 
 
+def lacking() -> str:
+    """What keeps containers from being started on this node, as far as is known without an image; empty: nothing."""
+    if find_runtime() is None:
+        return "neither apptainer nor singularity is installed"
+    return "" if user_namespaces_work() else NO_USER_NAMESPACES
+
+
 def find_runtime() -> Path | None:
     """The container runtime of this machine, under either of its names."""
     for name in NAMES:

@@ -205,7 +205,7 @@ class PayloadRunner:
         """Why no payload may run here as it is required, known before any job is asked for; empty: they may."""
         config = self._config
         image = config.runtime != "plain" and (config.image or config.queue_image)
-        missing = self._no_container()
+        missing = apptainer.lacking()
         if image and not missing:
             return ""
         # without an image of its own the queue's jobs may still bring one, but those that do not would all fail
@@ -240,12 +240,6 @@ class PayloadRunner:
         """Wait for what was begun ahead."""
         if self._ahead is not None:
             join(self._ahead, apptainer.PROBE_TIMEOUT_S)
-
-    def _no_container(self) -> str:
-        """What keeps containers from being started on this node, as far as is known without an image; empty: nothing."""
-        if apptainer.find_runtime() is None:
-            return "neither apptainer nor singularity is installed"
-        return "" if apptainer.user_namespaces_work() else apptainer.NO_USER_NAMESPACES
 
     def _plain_launch(
         self,
