@@ -26,7 +26,7 @@ from pilot.app import (
     hide_secrets,
     log_door,
     log_storage,
-    payload_config,
+    payload_demands,
     storage_options,
 )
 from pilot.check import credentials, log_bucket, node, payloads, queue, server, told
@@ -36,11 +36,13 @@ from pilot.check.side_by_side import Look, side_by_side
 from pilot.cric.client import MAX_STALE_S, CricClient, CricUnreachable
 from pilot.job.endpoint import Endpoint, log_object, public_base, public_url
 from pilot.job.errors import ExitCode, PilotCannotWork
-from pilot.job.parse import MEGABYTE
+from pilot.job.model import MEGABYTE
 from pilot.job.queue import Queue, QueueStatus, Transfer, storages_for
 from pilot.own_logs import GOOGLE_CLOUD_LOGGING, logging_service, realtime_kind, worker_log_url
 from pilot.panda.auth import Credentials
+from pilot.parts import payload_config
 from pilot.payload.cgroup import memory_group
+from pilot.payload.runtime import PayloadConfig
 from pilot.push import read_given_job
 from pilot.runtime import health
 from pilot.runtime.clock import monotonic_s
@@ -301,11 +303,14 @@ class Checks:
     def _look_at_work_folder(self) -> Sequence[Finding]:
         return node.work_folder(self._volume, self._making, self._settings.min_free_mib * MEGABYTE)
 
+    def _payload_config(self) -> PayloadConfig:
+        return payload_config(self._settings, self._any_queue, payload_demands(self._settings))
+
     def _look_at_isolation(self) -> Sequence[Finding]:
-        return payloads.isolation(payload_config(self._settings, self._any_queue), self._stores, self._settings.workdir)
+        return payloads.isolation(self._payload_config(), self._settings.workdir)
 
     def _look_at_container(self) -> Sequence[Finding]:
-        return payloads.container(payload_config(self._settings, self._any_queue), self._stores, self._stop)
+        return payloads.container(self._payload_config(), self._stores, self._stop)
 
     @property
     def _any_queue(self) -> Queue:

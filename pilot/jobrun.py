@@ -36,7 +36,6 @@ from pilot.ports import (
     LogsStored,
     PandaServer,
     Payload,
-    PayloadEnd,
     Question,
     ServerRefused,
     ServerUnreachable,
@@ -50,7 +49,7 @@ from pilot.runtime.files import replace_atomically
 from pilot.runtime.journal import Event, Journal
 from pilot.runtime.loops import Helper, Helpers, run_stage
 from pilot.runtime.metrics import STAGES, counts
-from pilot.runtime.payload_end import facts_of
+from pilot.runtime.payload_end import PayloadEnd, facts_of
 from pilot.runtime.probe import Point, probe
 from pilot.runtime.progress import JobAt, board
 from pilot.runtime.retry import RetryableError, RetryPolicy, retry_call

@@ -36,6 +36,10 @@ PAYLOAD_ENV_DEFAULT = (
     "PGPASSWORD",
     "PGDATABASE",
 )
+# Payload variables that are no secrets: blacked out in every log they would only hide where data are.
+OPEN_VARIABLES = frozenset(
+    ("AWS_DEFAULT_REGION", "AWS_REGION", "AWS_ENDPOINT_URL", "PGHOST", "PGPORT", "PGUSER", "PGDATABASE")
+)
 # What libraries would read behind our back; removed from the process once the settings are read.
 BACK_DOORS = re.compile(
     r"(HTTPS?_PROXY|ALL_PROXY|NO_PROXY|REQUESTS_CA_BUNDLE|CURL_CA_BUNDLE|SSL_CERT_(FILE|DIR)|NETRC|BOTO_CONFIG|AWS_.*|"

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pilot.check.finding import Finding, note, ok, unknown, warning, wrong
 from pilot.job.errors import ExitCode
-from pilot.job.parse import MEGABYTE
+from pilot.job.model import MEGABYTE
 from pilot.job.queue import Queue
 from pilot.payload.cgroup import MemoryGroup
 from pilot.runtime import health

@@ -8,11 +8,12 @@ from pathlib import Path
 
 from pilot.check.finding import Finding, note, ok, unknown, warning, wrong
 from pilot.job.errors import ExitCode, PayloadError
-from pilot.payload import apptainer
-from pilot.payload.environment import DEFAULT_PATH
+from pilot.payload import apptainer, programs
 from pilot.payload.image import Image, ImageCache
+from pilot.payload.programs import DEFAULT_PATH
+from pilot.payload.readiness import Readiness
 from pilot.payload.rungs import Level, Plain
-from pilot.payload.runtime import PayloadConfig, PayloadRunner
+from pilot.payload.runtime import PayloadConfig
 from pilot.runtime.stop import Stop, Stopped
 from pilot.storage.store import StoreError, Stores
 from pilot.storage.urls import shown
@@ -21,11 +22,11 @@ VERSION_TIMEOUT_S = 2.0
 HIGHEST = "docs/isolation.md says what each rung defends"
 
 
-def isolation(config: PayloadConfig, stores: Stores, volume: Path) -> list[Finding]:
+def isolation(config: PayloadConfig, volume: Path) -> list[Finding]:
     """On which rung payloads would run here, and what is missing for each higher one."""
-    runner = PayloadRunner(config, stores)
+    readiness = Readiness(config.demands)
     try:
-        refusal, plain = runner.refusal(volume), runner.plain(volume)
+        refusal, plain = readiness.refusal(volume), readiness.plain(volume)
     except PayloadError as error:
         return [wrong("isolation", error.diagnosis.detail, "name another user with --payload-user", ExitCode.USAGE)]
     missing = no_container(config)
@@ -63,7 +64,7 @@ def no_container(config: PayloadConfig) -> str:
     """What keeps containers from being started on this node, as far as is known without an image; empty: nothing."""
     if config.runtime == "plain":
         return "--runtime plain starts none"
-    return apptainer.lacking()
+    return programs.lacking()
 
 
 def container(config: PayloadConfig, stores: Stores, stop: Stop) -> list[Finding]:
@@ -71,7 +72,7 @@ def container(config: PayloadConfig, stores: Stores, stop: Stop) -> list[Finding
     image = config.image or config.queue_image
     if config.runtime == "plain":
         return [ok("container runtime", "not used (--runtime plain)")]
-    runtime, missing = apptainer.find_runtime(), apptainer.lacking()
+    runtime, missing = programs.find_runtime(), programs.lacking()
     if runtime is None or missing:
         remedy = "install Apptainer (scripts/install-apptainer)" if runtime is None else f"{missing}; {HIGHEST}"
         if image or config.runtime == "apptainer":

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pilot.check.finding import Finding, note, ok, refused, unknown, warning
 from pilot.job.endpoint import READ_ACTIVITIES, WRITE_ACTIVITIES, Endpoint, doors_for
 from pilot.job.errors import PilotCannotWork
-from pilot.job.parse import MEGABYTE
+from pilot.job.model import MEGABYTE
 from pilot.job.queue import Queue, QueueStatus, Transfer, require_usable, storages_for
 
 PILOT_ID_MAX_CHARS = 200  # the server cuts the log's URL there, silently

@@ -24,7 +24,7 @@ from pathlib import Path
 
 from pilot.job.errors import PayloadError, PilotError
 from pilot.payload import landlock
-from pilot.payload.environment import DEFAULT_PATH
+from pilot.payload.programs import DEFAULT_PATH
 
 DEFAULT_USER = "payload"
 DEFAULT_UID = 65532  # where no such user exists: the "nonroot" of many images, and nobody's on a node

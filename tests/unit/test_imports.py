@@ -14,7 +14,7 @@ PILOT = Path(__file__).parents[2] / "pilot"
 MODULES = sorted(PILOT.rglob("*.py"))
 FLOW = {"jobrun", "worker", "worker_status", "push", "outbox", "heartbeat", "recovery", "debug"}
 GROUND = {"job", "runtime"}
-WIRING = {"cli", "app", "own_logs", "watching", "checking"}
+WIRING = {"cli", "app", "parts", "own_logs", "watching", "checking"}
 # room -> the rooms it may import besides itself; a name in pilot/__init__.py (the version) is nobody's secret
 MAY_IMPORT: dict[str, set[str]] = {
     "__init__": set(),
@@ -40,8 +40,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     **dict.fromkeys(FLOW, GROUND | {"ports"} | FLOW),
 }
 EVERYTHING = {room for room in MAY_IMPORT if room not in ("sandbox", "check")}
-MAY_IMPORT["app"] = EVERYTHING
-MAY_IMPORT["checking"] = EVERYTHING | {"app", "check"}
+MAY_IMPORT["app"] = MAY_IMPORT["parts"] = EVERYTHING | {"parts"}
+MAY_IMPORT["checking"] = EVERYTHING | {"app", "check", "parts"}
 
 
 def room_of(path: Path) -> str:
