@@ -20,6 +20,7 @@ root_doc = "index"
 exclude_patterns = ["site"]
 extensions = ["myst_parser"]
 nitpicky = True
+smartquotes = False  # two hyphens begin an option, and are no dash
 myst_heading_anchors = 3  # as a repository browser makes them
 
 html_theme = "furo"

@@ -5,7 +5,8 @@
   `python -m docs.site.markdown` renews those.
 - The links in the lists of index.md are the site's navigation: a page is added to it by adding its line there. So is the list of
   decisions in adr/README.md.
-- A link to a file of the repository that is no page is shown as its text: the site has pages only.
+- A link to a file of the repository that is no page is shown as its text: the site has pages only. One whose text is the
+  page's file name is shown with the page's title.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ def read(app: Sphinx, name: str, source: list[str]) -> None:
     text = with_tables(source[0])
     if name in (app.config.root_doc, "adr/README"):
         text += navigation(text)
-    source[0] = without_links_to_files(text, PAGES / f"{name}.md")
+    source[0] = with_links_of_the_site(text, PAGES / f"{name}.md")
 
 
 def with_tables(text: str) -> str:
@@ -56,13 +57,18 @@ def navigation(page: str) -> str:
     return "\n\n" + "\n\n".join(made) + "\n"
 
 
-def without_links_to_files(text: str, page: Path) -> str:
-    """Links that lead to no page and no picture beside it, as their text. A target that does not exist stays, and is reported."""
+def with_links_of_the_site(text: str, page: Path) -> str:
+    """Links to pages by their titles; those that lead to no page and no picture, as their text. A target that does not exist
+    stays, and is reported."""
 
     def shown(found: re.Match[str]) -> str:
         target = (page.parent / found[2]).resolve()
         of_the_site = target.is_relative_to(PAGES) and target.suffix in (".md", ".png", ".svg")
-        return found[1] if target.exists() and not of_the_site else found[0]
+        if not target.exists():
+            return found[0]
+        if found[1] == target.name and of_the_site:
+            return f"[{target.read_text().splitlines()[0].removeprefix('# ')}]({found[2]}{found[3] or ''})"
+        return found[0] if of_the_site else found[1]
 
     return _LINK.sub(shown, text)
 

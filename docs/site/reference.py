@@ -121,9 +121,9 @@ def exit_codes() -> str:
 def panda_codes() -> str:
     """PanDA's codes by number, each with its advice."""
     return table(
-        ("code", "name", "the diagnosis begins with", "means", "who acts", "what to do"),
+        ("code", "the diagnosis begins with", "means", "who acts", "what to do"),
         (
-            (str(error.code), f"`{error.name}`", error.text, advice.means, advice.who.value, advice.do)
+            (str(error.code), f"{error.text}<br>`{error.name}`", advice.means, advice.who.value, advice.do)
             for error in sorted(PilotError, key=lambda error: error.code)
             for advice in (advice_for(error),)
         ),
