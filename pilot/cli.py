@@ -10,31 +10,17 @@ from collections.abc import Sequence
 
 from pilot import __version__
 from pilot.job.errors import ExitCode, PilotCannotWork
+from pilot.job.exit_codes import EXIT_ADVICE
 from pilot.options import OPTIONS
 
 DESCRIPTION = "A PanDA pilot: takes jobs of a queue from the PanDA server, runs them, and leaves links to their logs."
-_EXIT_CODES = (
-    (ExitCode.OK, "duty done, whatever became of the jobs, also when there were none"),
-    (ExitCode.USAGE, "wrong options or settings"),
-    (ExitCode.MKDIR, "work folder cannot be made"),
-    (ExitCode.MISSING_FILE, "a file that was named does not exist, or holds no job"),
-    (ExitCode.CREDENTIALS, "no valid credentials"),
-    (ExitCode.NO_LOCAL_SPACE, "no space on the work volume"),
-    (ExitCode.NO_QUEUEDATA, "queue unknown, or CRIC silent and nothing cached"),
-    (ExitCode.BAD_QUEUEDATA, "queue data unusable"),
-    (ExitCode.QUEUE_NOT_ACTIVE, "queue not active"),
-    (ExitCode.SERVER_COMMUNICATION, "PanDA server out of reach"),
-    (ExitCode.PROXY_TOO_SHORT, "proxy about to expire"),
-    (ExitCode.QUEUE_NOT_ONLINE, "queue offline"),
-    (ExitCode.SIGTERM, "ended by SIGTERM"),
-)
 EPILOG = """\
 Each option can also be set as PILOT_<OPTION> in the environment or as a key (with underscores) of the settings file;
 flags win over the environment, the environment over the file. Credentials: --x509-proxy FILE, or --cert FILE --key FILE,
 or --token-file FILE --origin VO. No server at hand? --sandbox starts one on this machine.
 
 exit codes:
-""" + "\n".join(f"  {code:3d}  {meaning}" for code, meaning in _EXIT_CODES)
+""" + "\n".join(f"  {advice.code:3d}  {advice.means}" for advice in EXIT_ADVICE)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -58,6 +44,16 @@ def build_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="bring what an earlier pilot left in the work folder to its end, and leave",
     )
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="look at everything a run needs, say what is wrong and how to mend it, and leave; takes no job. Exit code: 0 "
+        "when a run would work, else what it would leave with; 1 when it would start, and jobs or logs would suffer",
+    )
+    parser.add_argument("--json", action="store_true", help="with --check: the findings as JSON")
+    parser.add_argument(
+        "--plain", action="store_true", help="no live view on a terminal, only lines (as with NO_COLOR or TERM=dumb)"
+    )
     groups: dict[str, argparse._ArgumentGroup] = {}
     for option in OPTIONS:
         if option.group not in groups:
@@ -80,26 +76,43 @@ def _help(text: str, default: object) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point of ``pilot-start``; returns the exit code. Every error a person can cause is one sentence."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    flags = vars(build_parser().parse_args(given))
+    parser = build_parser()
+    flags = vars(parser.parse_args(given))
     if flags.pop("healthcheck"):
         from pilot.runtime.health import healthcheck
 
         return healthcheck(given)
     if flags.pop("sandbox"):
         return _become_sandbox([argument for argument in given if argument != "--sandbox"])
+    as_json = flags.pop("json")
+    if flags.pop("check"):
+        from pilot.checking import check
+
+        return check(flags, json=as_json)
+    if as_json:
+        parser.error("--json goes with --check")
     from pilot.settings import close_back_doors, read_settings
 
     try:
         settings = read_settings(flags)
-        close_back_doors()
-        from pilot.app import run
+    except PilotCannotWork as trouble:
+        return _complain(trouble)
+    close_back_doors()
+    from pilot.app import run
 
+    try:
         return run(settings)
     except PilotCannotWork as trouble:
-        from pilot.runtime.events import redactor
+        return _complain(trouble, told=settings.log_format == "json")
 
+
+def _complain(trouble: PilotCannotWork, *, told: bool = False) -> int:
+    """The sentence for who started it, unless it was ``told`` in the log where nothing but JSON may stand; the exit code."""
+    from pilot.runtime.events import redactor
+
+    if not told:
         print(f"pilot-start: {redactor.clean(str(trouble))}", file=sys.stderr)
-        return int(trouble.exit_code)
+    return int(trouble.exit_code)
 
 
 def entry() -> None:

@@ -12,6 +12,7 @@ from pilot.job.report import FieldValue
 from pilot.job.states import JobState, may_move
 from pilot.ports import PandaServer, ServerRefused, ServerUnreachable, UpdateAnswer
 from pilot.runtime.clock import monotonic_s
+from pilot.runtime.progress import board
 from pilot.runtime.stop import Stop, StopReason
 
 logger = logging.getLogger("pilot.heartbeat")
@@ -67,6 +68,7 @@ class Heartbeat:
     def beat(self, stop: Stop) -> None:
         """The loop: returns when ``stop`` is requested. A beat that fails is logged; the next one comes in its time."""
         stop.follow(self._on_stop)
+        board.heard_s = self._last_heard_s
         asked_in_a_row = 0
         while not stop.is_set():
             self._wake.wait(self._pause_s(asked_in_a_row))
@@ -91,5 +93,5 @@ class Heartbeat:
             if self.silent_for_s > self._silence_s:
                 self._lost(self.silent_for_s)
             return False
-        self._last_heard_s = monotonic_s()
+        self._last_heard_s = board.heard_s = monotonic_s()
         return self._obey(answer)

@@ -36,7 +36,6 @@ from pilot.ports import (
     LogsStored,
     PandaServer,
     Payload,
-    PayloadEnd,
     Question,
     ServerRefused,
     ServerUnreachable,
@@ -49,8 +48,10 @@ from pilot.runtime.events import log_to_file, redactor
 from pilot.runtime.files import replace_atomically
 from pilot.runtime.journal import Event, Journal
 from pilot.runtime.loops import Helper, Helpers, run_stage
-from pilot.runtime.payload_end import facts_of
+from pilot.runtime.metrics import STAGES, counts
+from pilot.runtime.payload_end import PayloadEnd, facts_of
 from pilot.runtime.probe import Point, probe
+from pilot.runtime.progress import JobAt, board
 from pilot.runtime.retry import RetryableError, RetryPolicy, retry_call
 from pilot.runtime.secret import Secret
 from pilot.runtime.stop import Stop, StopKind, Stopped, StopReason
@@ -280,6 +281,7 @@ class JobRun:
         """The stages, and what follows them whatever became of them: logs and report, in the order the stop allows."""
         logger.info("job %s: %s", self._attempt, self._log_url)
         with (
+            board.job_in_hand(self._at()),
             worker_stop.child() as self._stop,
             worker_stop.grace(self._parts.shutdown_s * LOG_SHARE) as self._log_grace,
             worker_stop.grace(self._parts.shutdown_s) as self._grace,
@@ -464,7 +466,7 @@ class JobRun:
         return self._timed("report_s", lambda: self._deliver(body, self._grace, prepared=False))
 
     def _send(self, worker_stop: Stop, body: Mapping[str, FieldValue], *, prepared: bool) -> Delivery:
-        with worker_stop.grace(self._parts.shutdown_s) as grace:
+        with board.job_in_hand(self._at()), worker_stop.grace(self._parts.shutdown_s) as grace:
             return self._timed("report_s", lambda: self._deliver(body, grace, prepared=prepared))
 
     def _deliver(self, body: Mapping[str, FieldValue], stop: Stop, *, prepared: bool) -> Delivery:
@@ -495,6 +497,8 @@ class JobRun:
             replay = Replay(self._parsed, recipe, self._isolation, self._sources, outcome, version)
             document = json.dumps(replay_document(replay, self._definition, redactor.clean), indent=1)
             replace_atomically(self._folder.logs / REPLAY_NAME, document.encode(), mode=0o600)
+        except OSError as error:  # a full volume
+            logger.warning("job %s: %s is not written: %s", self._attempt, REPLAY_NAME, error.strerror)
         except Exception as error:  # the boundary: a help for people, and nothing that a job needs
             logger.warning("job %s: %s is not written", self._attempt, REPLAY_NAME, exc_info=error)
 
@@ -606,12 +610,30 @@ class JobRun:
         return _CAUSES.get(reason.kind, StopCause.INTERNAL)
 
     def _timed(self, stage: str, body: Callable[[], T]) -> T:
-        started_s = monotonic_s()
+        started_s, name = monotonic_s(), stage.removesuffix("_s")
         self._began_s[stage] = started_s - self._born_s
+        board.stage(name)
         try:
             return body()
         finally:
-            self._times = replace(self._times, **{stage: monotonic_s() - started_s})
+            took_s = monotonic_s() - started_s
+            self._times = replace(self._times, **{stage: took_s})
+            counts.observe(STAGES, took_s, name)
+
+    def _at(self) -> JobAt:
+        """The job as people see it while it runs."""
+        job, now_s = self._parsed if isinstance(self._parsed, Job) else None, monotonic_s()
+        return JobAt(
+            panda_id=self._attempt.panda_id,
+            attempt_nr=self._attempt.attempt_nr,
+            task_id=job.task_id if job else None,
+            name=job.name if job else "",
+            log_url=self._log_url,
+            logs=self._folder.logs,
+            stage="starting",
+            began_s=now_s,
+            stage_began_s=now_s,
+        )
 
 
 _CAUSES: Mapping[StopKind, StopCause] = {

@@ -6,17 +6,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from pilot.job.account import Account
-from pilot.job.errors import Diagnosis
-from pilot.job.model import ApiGeneration, Attempt, Job
-from pilot.job.replay import Recipe
-from pilot.job.report import FieldValue, FileReport, StagedFile
-from pilot.job.report import StoredFile as StoredFile  # re-exported: storage may not import this module
-from pilot.runtime.payload_end import PayloadEnd as PayloadEnd  # re-exported: payload may not import this module
-from pilot.runtime.stop import Stop
-from pilot.runtime.workdir import JobFolder
+if TYPE_CHECKING:  # these are shapes, and a pilot that gets no job needs none of them
+    from pilot.job.account import Account
+    from pilot.job.errors import Diagnosis
+    from pilot.job.model import ApiGeneration, Attempt, Job
+    from pilot.job.replay import Recipe
+    from pilot.job.report import FieldValue, FileReport, StagedFile
+    from pilot.runtime.payload_end import PayloadEnd
+    from pilot.runtime.stop import Stop
+    from pilot.runtime.workdir import JobFolder
 
 # --- the PanDA server -------------------------------------------------------------------------------------------------
 

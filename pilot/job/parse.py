@@ -12,13 +12,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pilot.job.errors import Diagnosis, PilotError
-from pilot.job.model import Attempt, Checksum, ChecksumAlgorithm, FileSpec, Job, MalformedJob, Resources
+from pilot.job.model import MEGABYTE, Attempt, Checksum, ChecksumAlgorithm, FileSpec, Job, MalformedJob, Resources
 
 LFN_MAX_CHARS = 255
 TEXT_MAX_CHARS = 4 << 20  # a long jobPars is legal (long pseudo-file names); this is a bound, not a rule of the server
 FILES_MAX = 10_000
 INTEGER_MAX_BITS = 63
-MEGABYTE = 1 << 20
 SECRET_KEYS = frozenset({"secrets", "pilotSecrets", "credname", "myproxy"})
 SECRETS_MAX = 256
 SECRET_MAX_CHARS = 64 << 10

@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 
 from pilot.job.errors import PayloadError, PilotError
 from pilot.job.model import Checksum
-from pilot.payload.environment import DEFAULT_PATH
+from pilot.payload.programs import DEFAULT_PATH
 from pilot.runtime.stop import Stop
 from pilot.storage.download import fetch
 from pilot.storage.store import AccessRefused, ChecksumMismatch, NoSpace, NotFound, SizeMismatch, StoreError, Stores

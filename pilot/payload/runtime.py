@@ -49,6 +49,8 @@ from pilot.payload.monitor import Monitor, TreeSample
 from pilot.payload.plain import plain_launch
 from pilot.payload.process import Launch, PayloadProcess, ProcessEnd, become_subreaper
 from pilot.payload.procfs import Process
+from pilot.payload.programs import find_runtime
+from pilot.payload.readiness import Demands, Readiness
 from pilot.payload.rungs import Level, Plain
 from pilot.ports import Question
 from pilot.runtime.loops import run_stage
@@ -109,13 +111,20 @@ class PayloadConfig:
     image_key: Path | None = None
     image_checksum: Checksum | None = None
 
+    @property
+    def demands(self) -> Demands:
+        """What this asks of the node."""
+        named = self.runtime != "plain" and bool(self.image or self.queue_image)
+        return Demands(self.required, self.user, self.private, self.own_containers, named)
+
 
 class PayloadRunner:
     """Makes payloads ready to run (the Payload port). What was found out about the node is remembered."""
 
-    def __init__(self, config: PayloadConfig, stores: Stores) -> None:
+    def __init__(self, config: PayloadConfig, stores: Stores, readiness: Readiness | None = None) -> None:
+        """``readiness``: what was found out about the node already."""
         self._config = config
-        self._plain: Plain | None = None
+        self._readiness = readiness or Readiness(config.demands)
         self._images = ImageCache(config.image_cache, stores, config.image_cache_limit_bytes, config.image_key)
         self._modes: dict[bool, Mode] = {}  # by "is the image a folder"
         self._must_unpack = False
@@ -169,7 +178,7 @@ class PayloadRunner:
         name = chosen_image(config, job)
         if name is None:
             volume = folder.root.parent.parent
-            rung = self.plain(volume)
+            rung = self._readiness.plain(volume)
             rungs.require(config.required, rung, "no image is named for this job")
             environment = self._environment(job, str(places.home), str(places.tmp), tracking_id)
             launch = self._plain_launch(command, environment, places, tracking_id, rung, volume)
@@ -184,37 +193,9 @@ class PayloadRunner:
             )
         return self._contained(job, name, command, places, limits, tracking_id, stop)
 
-    def plain(self, volume: Path) -> Plain:
-        """The rung of payloads without a container, with their folders on this volume; found out once."""
-        if self._plain is None:
-            config = self._config
-            try:
-                account = rungs.payload_account(config.user)
-            except ValueError as error:
-                raise PayloadError(PilotError.SETUP_FAILURE, f"payload_user: {error}") from error
-            self._plain = rungs.plain_rung(
-                rungs.Node.of_this_process(), account, volume, config.private, own_containers=config.own_containers
-            )
-            logger.info("payloads without a container run on rung %s", self._plain)
-            for level, reason in self._plain.lacks.items():
-                if reason:
-                    logger.info("rung %s is not to be had: %s", level.name, reason)
-        return self._plain
-
-    def refusal(self, volume: Path) -> str:
-        """Why no payload may run here as it is required, known before any job is asked for; empty: they may."""
-        config = self._config
-        image = config.runtime != "plain" and (config.image or config.queue_image)
-        missing = self._no_container()
-        if image and not missing:
-            return ""
-        # without an image of its own the queue's jobs may still bring one, but those that do not would all fail
-        named = "no image is named (--image, or image in the queue's settings)" if not image else ""
-        return rungs.refusal(config.required, self.plain(volume), "; ".join(word for word in (named, missing) if word))
-
     def look_ahead(self, volume: Path, stop: Stop) -> None:
         """Find out how containers start here while the pilot asks for its first job; for images that need no download."""
-        name, runtime = self._config.image or self._config.queue_image, apptainer.find_runtime()
+        name, runtime = self._config.image or self._config.queue_image, find_runtime()
         if self._config.runtime == "plain" or name is None or "://" in name or runtime is None:
             return
         known = KnownModes(volume, runtime).read()
@@ -240,12 +221,6 @@ class PayloadRunner:
         """Wait for what was begun ahead."""
         if self._ahead is not None:
             join(self._ahead, apptainer.PROBE_TIMEOUT_S)
-
-    def _no_container(self) -> str:
-        """What keeps containers from being started on this node, as far as is known without an image; empty: nothing."""
-        if apptainer.find_runtime() is None:
-            return "neither apptainer nor singularity is installed"
-        return "" if apptainer.user_namespaces_work() else apptainer.NO_USER_NAMESPACES
 
     def _plain_launch(
         self,
@@ -284,7 +259,7 @@ class PayloadRunner:
     def _contained(
         self, job: Job, name: str, command: Command, places: PayloadPlaces, limits: Limits, tracking_id: str, stop: Stop
     ) -> PreparedPayload:
-        runtime = apptainer.find_runtime()
+        runtime = find_runtime()
         if runtime is None:
             raise apptainer.missing_runtime()
         self.close()

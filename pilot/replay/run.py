@@ -17,6 +17,7 @@ from pilot.payload.apptainer import CONTAINER_TMP
 from pilot.payload.command import TransformSource, resolve
 from pilot.payload.environment import TRACKING_NAME
 from pilot.payload.process import Guard, Launch
+from pilot.payload.readiness import Readiness
 from pilot.payload.runtime import PayloadRunner, PreparedPayload
 from pilot.ports import Question, Sight
 from pilot.replay.plan import Plan
@@ -63,11 +64,11 @@ class Bench:
 
 def payload_runner(plan: Plan, stores: Stores, volume: Path) -> PayloadRunner:
     """Raises PilotCannotWork when payloads would run on a lower rung here than is required."""
-    runner = PayloadRunner(plan.config, stores)
-    refusal = runner.refusal(volume)
+    readiness = Readiness(plan.config.demands)
+    refusal = readiness.refusal(volume)
     if refusal:
         raise PilotCannotWork(ExitCode.GENERAL, refusal)
-    return runner
+    return PayloadRunner(plan.config, stores, readiness)
 
 
 def run_again(bench: Bench, stop: Stop) -> Outcome:

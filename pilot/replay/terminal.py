@@ -21,8 +21,8 @@ from pathlib import Path
 from types import FrameType
 
 from pilot.job.errors import PayloadError, PilotError
-from pilot.payload.environment import DEFAULT_PATH
 from pilot.payload.process import register_child, release_child
+from pilot.payload.programs import DEFAULT_PATH
 from pilot.runtime.stop import Stop
 
 BLOCK_BYTES = 64 << 10

@@ -23,11 +23,11 @@ from pilot.ports import (
     JobStatus,
     LogsStored,
     NoJob,
-    PayloadEnd,
     Question,
     ServerUnreachable,
     UpdateAnswer,
 )
+from pilot.runtime.payload_end import PayloadEnd
 from pilot.runtime.stop import Stop, StopKind, StopReason
 from pilot.runtime.workdir import JobFolder, WorkVolume
 from pilot.worker import Worker, WorkerPlan
@@ -295,6 +295,8 @@ class Bench:
             resource_type="SCORE",
             harvester_id=None,
             worker_id=None,
+            node="node-7",
+            scheduler_id="harvester-x",
             max_jobs=0,
             max_empty=1,
             empty_wait_s=0.0,
@@ -306,7 +308,8 @@ class Bench:
         self.summaries: list[int] = []
         return Worker(
             replace(plan, **changes),
-            self.parts,
+            self.server,
+            lambda: self.parts,
             self.volume,
             self.stop,
             after_job=lambda worker: self.summaries.append(len(worker.jobs)),

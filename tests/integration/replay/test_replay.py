@@ -231,7 +231,7 @@ def test_a_shell_on_a_terminal_has_one_of_its_own(jobs: Jobs, replay: Replays) -
         argv, stdin=theirs, stdout=theirs, stderr=theirs, cwd=replay.cwd, env={"PATH": PATH, "HOME": str(replay.cwd)}
     )
     try:
-        typed = b"stty size; tty; echo first $((1+1)); sleep 600\n"
+        typed = b"stty size; tty; sh -c 'echo first $((1+1)); exec sleep 600'\n"
         seen = talk(ours, rb"[#$] ", typed, until=rb"first 2")
         seen += talk(ours, rb"", b"\x03", until=rb"[#$] ")  # ends the sleep, and nothing else
         seen += talk(ours, rb"", b"exit 5\n", until=rb"exit")
