@@ -13,7 +13,7 @@ from pilot.runtime.probe import Point, probe
 from pilot.runtime.progress import board
 from pilot.runtime.retry import TRANSFER, RetryPolicy
 from pilot.runtime.stop import Deadline, Stop
-from pilot.storage.checksum import Checksums
+from pilot.storage.checksum import COMBINABLE, Checksums
 from pilot.storage.store import (
     Changed,
     LocalFileError,
@@ -67,10 +67,13 @@ def send(
             return send(stores, file, url, stop, headers=headers, policy=policy, slowest=slowest)
     store, given = stores.for_url(url), headers or ObjectHeaders()
     size_bytes = source.seek(0, os.SEEK_END)
+    algorithm = store.upload_checksum
+    if size_bytes > FILE_PART_BYTES and algorithm not in COMBINABLE:
+        algorithm = "crc32c"  # no store tells the md5 of what it put together: each part's is compared, once is enough
     deadline = file_deadline(policy, size_bytes)
 
     def attempt() -> StoredFile:
-        content = _HashingSource(source, size_bytes, shown(url), store.upload_checksum, slowest, deadline, stop)
+        content = _HashingSource(source, size_bytes, shown(url), algorithm, slowest, deadline, stop)
         with board.moving(url.rpartition("/")[2], "out", content.moved):
             if size_bytes <= FILE_PART_BYTES:
                 stored = go_on_until_done(lambda: store.write(url, content, given, stop), lambda: 0, policy, stop)

@@ -108,7 +108,7 @@ class Keeping:
 
     def finish(self, stop: Stop) -> StoredObject:
         self._store.objects[self._url] = self.content
-        return self._store.described(self._url)
+        return self._store.stored or self._store.described(self._url)
 
     def abandon(self) -> None:
         self.abandoned = True

@@ -143,6 +143,15 @@ def test_a_large_file_goes_in_parts(large: Path) -> None:
     assert stored.adler32 == adler32(large.read_bytes())
 
 
+def test_the_md5_of_a_large_file_is_not_computed_beside_those_of_its_parts(large: Path, source: Path) -> None:
+    wrong = Checksum("md5", "0" * 32)
+    store = Scripted(upload_checksum="md5", stored=StoredObject(None, (wrong,)))
+    send(store.stores, large, URL, Stop())  # what such a store says of the whole is never an md5, and not compared
+    assert store.objects[URL] == large.read_bytes()
+    with pytest.raises(ChecksumMismatch):
+        send(store.stores, source, URL, Stop(), policy=QUICK)
+
+
 def test_a_part_that_fails_is_sent_again_and_no_other(large: Path) -> None:
     store, failures = Scripted(), [Unavailable("cut"), Unavailable("cut")]
 
