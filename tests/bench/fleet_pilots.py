@@ -1,7 +1,7 @@
 """Many pilots in one process: ``python -m tests.bench.fleet_pilots ORDER.json``. Each is the real loop of pilot/worker.py
 with the real client of pilot/panda, on a thread of its own with a work folder of its own. They are given no jobs.
 
-Writes every request as ``[began, took in seconds, outcome]`` when its time is over.
+Writes every pilot's requests as ``[began, took in seconds, outcome]`` when its time is over.
 """
 
 from __future__ import annotations
@@ -99,7 +99,8 @@ def plan_of(document: dict[str, Any]) -> WorkerPlan:
     )  # fmt: skip
 
 
-def run(order: Order) -> list[tuple[float, float, str]]:
+def run(order: Order) -> list[list[tuple[float, float, str]]]:
+    """The requests of each pilot."""
     threading.stack_size(STACK_BYTES)
     folder = Path(order.folder)
     folder.mkdir(parents=True)
@@ -112,7 +113,7 @@ def run(order: Order) -> list[tuple[float, float, str]]:
         pilot.stop.request(StopReason(StopKind.SIGTERM))
     for thread in threads:
         thread.join(60.0)
-    return [request for pilot in pilots for request in pilot.server.requests]
+    return [pilot.server.requests for pilot in pilots]
 
 
 def _started(body: Callable[[float], None], begin_at: float) -> threading.Thread:
