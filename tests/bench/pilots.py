@@ -197,6 +197,16 @@ def yard(scratch: Path, **options: Any) -> Iterator[Yard]:
             there.stop_all()
 
 
+def samples(pilot: RunningPilot, begin_s: float, length_s: float) -> list[dict[str, float]]:
+    """What was seen of a watched pilot from ``begin_s`` after its start on, for ``length_s``. Raises BenchError: too little."""
+    seen = [json.loads(line) for line in (pilot.folder / "samples").read_text().splitlines()]
+    begin = seen[0]["at"] + begin_s if seen else 0.0
+    inside = [sample for sample in seen if begin <= sample["at"] <= begin + length_s]
+    if len(inside) < 2:
+        raise BenchError(f"a watched pilot was gone too soon: {pilot.last_words()}")
+    return inside
+
+
 def can_watch() -> bool:
     """Whether a PID namespace can be made here."""
     command = ["unshare", "--pid", "--fork", "--mount-proc", "true"]

@@ -9,7 +9,6 @@ Goals and the established pilot's figures stand beside ours; nothing is asserted
 from __future__ import annotations
 
 import argparse
-import json
 import signal
 import subprocess
 import sys
@@ -25,7 +24,7 @@ from pilot.heartbeat import JITTER
 from tests.bench.figures import Row, record, rows_table
 from tests.bench.ledger import Turn, acquires, lateness_s, turns
 from tests.bench.measure import REPOSITORY, BenchError, Machine, percentile, say, scratch_folder
-from tests.bench.pilots import Ended, RunningPilot, Yard, can_watch, yard
+from tests.bench.pilots import Ended, RunningPilot, Yard, can_watch, samples, yard
 from tests.bench.quota import NoQuota, cpu_quota
 from tests.bench.tables import write_part
 
@@ -35,6 +34,7 @@ FAILING = f"{NO_OP}; exit 3"
 QUIET = "sleep {}"
 BURNING = "timeout {0} sh -c 'while :; do :; done' & timeout {0} sh -c 'while :; do :; done'; wait"
 BEAT_S = 0.5
+SETTLED_S = 3.0  # after a pilot's start: it is at its job, or waits for one
 STAGED_BYTES = 1 << 30
 HALF = 0.5
 PLAIN, FOLDER, SIF = "plain", "directory image", "SIF"
@@ -222,7 +222,7 @@ class Turnaround:
             trouble = "not measured: no PID namespace can be made here, which needs root"
             self.troubles |= {row.key: trouble for row in ROWS if row.key.split()[0] in ("quiet", "idle", "job")}
             return
-        length_s = self.sizes.window_s + 6
+        length_s = self.sizes.window_s + SETTLED_S + 3
         content: dict[str, Any] = {**self.yard.google_input("small.dat", bytes(1000))}
         (panda_id,) = self.yard.submit(QUIET.format(f"{length_s:g}"), **content)
         at_work = self.yard.start("--max-jobs", "1", watched=True)
@@ -234,10 +234,7 @@ class Turnaround:
         self._window(waiting, "idle", "idle")
 
     def _window(self, pilot: RunningPilot, used: str, held: str) -> None:
-        """The part of the samples that begins three seconds in, with start-up over, and lasts ``window_s``."""
-        samples = [json.loads(line) for line in (pilot.folder / "samples").read_text().splitlines()]
-        begin = samples[0]["at"] + 3
-        inside = [sample for sample in samples if begin <= sample["at"] <= begin + self.sizes.window_s]
+        inside = samples(pilot, SETTLED_S, self.sizes.window_s)
         first, last = inside[0], inside[-1]
         minutes = (last["at"] - first["at"]) / 60
         self.values[f"{used} cpu"].append((last["cpu_s"] - first["cpu_s"]) / minutes)
