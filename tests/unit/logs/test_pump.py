@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import BinaryIO
 
 import pytest
@@ -110,7 +111,7 @@ def test_a_log_that_always_grows_is_shown_every_ten_seconds_later_every_hundredt
     folder: JobFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     moments = shown_at(folder, monkeypatch, lambda _second: True, 12_000)
-    pauses = {before: after - before for before, after in zip(moments, moments[1:], strict=False)}
+    pauses = {before: after - before for before, after in pairwise(moments)}
     assert {pause for before, pause in pauses.items() if before < 900} == {10}
     assert {pause for before, pause in pauses.items() if 2_900 < before < 3_000} == {30}
     assert {pause for before, pause in pauses.items() if before > 6_000} == {60}
