@@ -132,15 +132,7 @@ class LiveLogs:
         kept, number = b"", 1
         while found := self.yard.public(panda_id, f"{STDOUT}.{number:04d}"):
             kept, number = kept + found, number + 1
-        shown = self.yard.public(panda_id, STDOUT)
-        if not kept:
-            return shown
-        end = shown.partition(b"]\n")[2]
-        if not end:
-            return kept
-        # The object goes on before the segments end, or there: its first line is numbered.
-        first_bytes = int(end[:9]) * LINE_BYTES
-        return kept[:first_bytes] + end
+        return joined(kept, self.yard.public(panda_id, STDOUT))
 
     def _costs(self) -> None:
         if not can_watch():
@@ -178,6 +170,16 @@ class LiveLogs:
 
 
 _starting = threading.Lock()
+
+
+def joined(kept: bytes, shown: bytes) -> bytes:
+    """A loud log from its segments and from what its object shows: whose first whole line tells, by its number, where it is."""
+    if not kept:
+        return shown
+    _notice, _, end = shown.partition(b"]\n")
+    if not end:
+        return kept
+    return kept[: int(end[:9]) * LINE_BYTES] + end
 
 
 def main() -> int:
