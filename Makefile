@@ -10,7 +10,7 @@ PYTEST := $(BIN)/pytest -q -p no:cacheprovider
 KEEP := $(shell [ -t 0 ] && [ -z "$$CI" ] && echo --keep)
 SOURCES := pilot tests
 
-.PHONY: bench-page fuzz soak image payload-image help setup demo demo-quick test test-unit test-integration test-kube test-containers test-e2e escape lint type fmt bench bench-redaction sbom faults long lock clean
+.PHONY: bench-check bench-page fuzz soak image payload-image help setup demo demo-quick test test-unit test-integration test-kube test-containers test-e2e replay-faults escape lint type fmt bench bench-redaction sbom faults long lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -69,6 +69,9 @@ faults: setup ## the fault laboratory: make faults SEED=n [SAMPLE=k] [PAIRS=m] [
 	@scripts/prepare-machine faults
 	@$(BIN)/python -m tests.faults --seed $(SEED) --pairs $(PAIRS) --disk $(DISK) $(if $(SAMPLE),--sample $(SAMPLE)) $(if $(ONLY),--only $(ONLY))
 
+replay-faults: setup ## each fault of the miniature pipeline, and the same job again by pilot-replay: is the diagnosis the same?
+	@image=$$(scripts/build-payload-image) && PAYLOAD_IMAGE=$$image $(BIN)/python -m tests.e2e.diagnoses --replay
+
 escape: setup ## attempts to break out of a payload's confinement, on each rung; prints a table
 	@$(BIN)/python -m tests.escape
 
@@ -103,6 +106,9 @@ bench-redaction: $(STAMP) ## how fast secrets are found, and a million random ca
 bench-page: $(STAMP) ## the page of a twelve-hour job: its size, what it costs, how soon Chromium has drawn it
 	@scripts/prepare-machine browser
 	@$(BIN)/python -m tests.bench.job_page
+
+bench-check: $(STAMP) ## how long pilot-start --check takes, also when all servers are silent
+	@$(BIN)/python -m tests.bench.check
 
 sbom: $(STAMP) ## build/sbom.json (CycloneDX) and docs/licences.md
 	@$(BIN)/python scripts/sbom

@@ -3,70 +3,64 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal, cast
+from typing import TYPE_CHECKING, Literal, cast
 
 from pilot import __version__
 from pilot.cric.client import CricClient
-from pilot.job.endpoint import WRITE_ACTIVITIES, doors_for, public_base
+from pilot.job.endpoint import WRITE_ACTIVITIES, Door, Endpoint, doors_for, public_base
 from pilot.job.errors import ExitCode, PayloadError, PilotCannotWork
-from pilot.job.model import ApiGeneration
-from pilot.job.parse import MEGABYTE
+from pilot.job.model import MEGABYTE, ApiGeneration
 from pilot.job.queue import Queue, Transfer, require_usable, storages_for
-from pilot.job.report import Identity
-from pilot.jobrun import JobParts
-from pilot.logs.upload import PublicLogs
-from pilot.logs.worker_log import WorkerLog
 from pilot.own_logs import hand_in_worker_log, own_worker_log, realtime_logs, worker_log_url
 from pilot.panda.auth import Credentials, TokenCredentials, X509Credentials
 from pilot.panda.client import PandaClient
 from pilot.panda.renewal import renewed_by_server
-from pilot.payload.apptainer import Bind
+from pilot.payload.readiness import Demands, Readiness
 from pilot.payload.rungs import hide_memory, level_named
-from pilot.payload.runtime import PayloadConfig, PayloadRunner
-from pilot.payload.strangers import reap_strangers, strangers_collected
 from pilot.ports import Acquired, Follower, ServerUnreachable
-from pilot.push import read_given_job
 from pilot.runtime.clock import utc_now
 from pilot.runtime.events import redactor, start_logging
 from pilot.runtime.health import Signature
 from pilot.runtime.loops import run_stage
-from pilot.runtime.preemption import node_is_preempted
+from pilot.runtime.progress import PilotAt, board
 from pilot.runtime.pulse import pulse_of_this_thread
 from pilot.runtime.secret import SecretFile, tell_of_secrets
 from pilot.runtime.signals import stop_on_signals
 from pilot.runtime.stop import Stop, StopKind, Stopped
-from pilot.runtime.summary import write_summary
 from pilot.runtime.workdir import VolumeInUse, WorkVolume
-from pilot.settings import Settings
+from pilot.settings import OPEN_VARIABLES, Settings
 from pilot.storage.opening import StorageOptions, open_stores
-from pilot.storage.staging import JobStager
 from pilot.storage.store import Stores
+from pilot.watching import watched
 from pilot.worker import Worker, WorkerEnd, WorkerPlan
 from pilot.worker_status import worker_told
+
+if TYPE_CHECKING:
+    from pilot.jobrun import JobParts
+    from pilot.logs.worker_log import WorkerLog
 
 logger = logging.getLogger("pilot")
 
 SHORTEST_CERTIFICATE_S = 60.0  # one that ends sooner does not outlive even a short job's final report
-# Payload variables that are no secrets: blacked out in every log they would only hide where data are.
-OPEN_VARIABLES = frozenset(
-    ("AWS_DEFAULT_REGION", "AWS_REGION", "AWS_ENDPOINT_URL", "PGHOST", "PGPORT", "PGUSER", "PGDATABASE")
-)
 NO_COMPLAINT = frozenset({ExitCode.OK, ExitCode.SIGTERM, ExitCode.SIGINT})  # nothing is wrong that a person could mend
 
 
 def run(settings: Settings) -> int:
     """One pilot process, from its settings to its exit code. Raises PilotCannotWork with the sentence for who started it."""
     hide_memory()
-    start_logging(settings.log_level)
-    _hide_secrets(settings)
+    start_logging(settings.log_level, settings.log_format)
+    board.pilot = PilotAt(settings.queue)
+    hide_secrets(settings)
     stop, credentials = Stop(), None
     with ExitStack() as closing:
         closing.enter_context(stop_on_signals(stop))
-        closing.enter_context(strangers_collected(stop))
+        closing.enter_context(_strangers_collected(stop))
+        closing.enter_context(watched(settings))
         followers = closing.enter_context(realtime_logs(settings, stop))
         log = closing.enter_context(own_worker_log(settings))
         try:
@@ -81,6 +75,18 @@ def run(settings: Settings) -> int:
         finally:
             if log is not None:
                 hand_in_worker_log(settings, log, credentials, stop)
+
+
+@contextmanager
+def _strangers_collected(stop: Stop) -> Iterator[None]:
+    """While inside, dead orphans are collected, where this process is the one who inherits them."""
+    if os.getpid() != 1:
+        yield
+        return
+    from pilot.payload.strangers import strangers_collected
+
+    with strangers_collected(stop):
+        yield
 
 
 def _serve(
@@ -165,7 +171,7 @@ def _worker(
     stop: Stop,
     closing: ExitStack,
 ) -> Worker:
-    """The worker with all its parts."""
+    """The worker; the parts of its jobs are made with the first one."""
     cric = CricClient(
         settings.cric,
         settings.server,
@@ -177,32 +183,33 @@ def _worker(
     if settings.site and not queue.names_resource:
         queue = replace(queue, resource=settings.site)
     refusal = _refusal(settings, queue, volume)
-    stores = open_stores(_storage_options(settings))
+    stores = open_stores(storage_options(settings))
     closing.callback(stores.close)
-    payload = _payload(settings, queue, stores)
-    closing.callback(payload.close)
-    payload.look_ahead(settings.workdir, stop)
-    parts = JobParts(
-        server=server,
-        stager=JobStager(queue, cric.endpoint, stores),
-        payload=payload,
-        logs=_logs(settings, queue, stores, cric, stop),
-        identity=_identity(settings, queue),
-        heartbeat_s=settings.heartbeat,
-        server_silence_s=settings.server_silence_s,
-        start_wait_s=settings.start_wait_s,
-        final_retry_s=settings.final_retry_s,
-        shutdown_s=settings.shutdown_s,
-        preempted=lambda: _preempted(settings),
-        followers=followers,
-    )
+    demands = payload_demands(settings)
+    readiness = _ready(settings, demands)
+    logs = _log_place(settings, queue, stores, cric, stop)
+
+    def parts() -> JobParts:
+        from pilot.parts import Found, job_parts
+
+        found = Found(queue, server, cric, stores, readiness, *logs, followers)
+        return job_parts(settings, demands, found, stop, closing)
+
     return Worker(
         replace(_plan(settings, queue, server, stop), refusal=refusal),
+        server,
         parts,
         volume,
         stop,
         after_job=lambda worker: _after_job(settings, worker),
+        get_ready=_import_parts,
     )
+
+
+def _import_parts() -> None:
+    """What jobs run with takes a quarter of a second to import."""
+    with suppress(ImportError):  # a broken installation: the first job shows it
+        import pilot.parts  # noqa: F401
 
 
 def _refusal(settings: Settings, queue: Queue, volume: WorkVolume) -> PilotCannotWork | None:
@@ -218,17 +225,22 @@ def _refusal(settings: Settings, queue: Queue, volume: WorkVolume) -> PilotCanno
 
 def _after_job(settings: Settings, worker: Worker) -> None:
     """As PID 1 of a container the pilot inherits what payloads leave: dead strangers are collected between jobs."""
-    reap_strangers()
+    if os.getpid() == 1:
+        from pilot.payload.strangers import reap_strangers
+
+        reap_strangers()
     _summarize(settings, worker, None)
 
 
-def _preempted(settings: Settings) -> bool:
-    """Whether a SIGTERM means that the node or pod is taken away: Harvester's Kubernetes sets the job id; else Google knows."""
-    return settings.batch_id is not None or node_is_preempted(settings.metadata_url)
-
-
 def _credentials(settings: Settings) -> Credentials:
-    """Proxy or certificate, token, or both; checked before anything else is done. Raises PilotCannotWork (68 or 80)."""
+    """The credentials, checked before anything else is done. Raises PilotCannotWork (68 or 80)."""
+    credentials = given_credentials(settings)
+    credentials.check(SHORTEST_CERTIFICATE_S)
+    return credentials
+
+
+def given_credentials(settings: Settings) -> Credentials:
+    """Proxy or certificate, token, or both, as the settings name them."""
     x509 = None
     if settings.x509_proxy is not None:
         x509 = X509Credentials(settings.x509_proxy, settings.x509_proxy)
@@ -237,12 +249,10 @@ def _credentials(settings: Settings) -> Credentials:
     token = None
     if settings.token_file is not None and settings.origin is not None:
         token = TokenCredentials(SecretFile(settings.token_file), settings.origin)
-    credentials = Credentials(x509, token)
-    credentials.check(SHORTEST_CERTIFICATE_S)
-    return credentials
+    return Credentials(x509, token)
 
 
-def _storage_options(settings: Settings) -> StorageOptions:
+def storage_options(settings: Settings) -> StorageOptions:
     return StorageOptions(
         ca_path=_text(settings.storage_ca),
         s3_endpoint=settings.s3_endpoint,
@@ -253,14 +263,28 @@ def _storage_options(settings: Settings) -> StorageOptions:
     )
 
 
-def _logs(settings: Settings, queue: Queue, stores: Stores, cric: CricClient, stop: Stop) -> PublicLogs:
-    """Where the queue's logs go. Raises PilotCannotWork: without a place for logs no job is taken."""
+def _log_place(settings: Settings, queue: Queue, stores: Stores, cric: CricClient, stop: Stop) -> tuple[str, str]:
+    """The URL the queue's logs are written below, and the one they are read below.
+
+    Raises PilotCannotWork: without a place for logs no job is taken.
+    """
+    name = log_storage(queue)
+    endpoint = run_stage("cric", lambda: cric.endpoint(name, stop), stop)
+    return log_door(queue, endpoint, stores).url(""), public_base(endpoint, settings.log_url_base)
+
+
+def log_storage(queue: Queue) -> str:
+    """The RSE that the queue's logs go to. Raises PilotCannotWork."""
     names = storages_for(queue, Transfer.LOG)
     if not names:
         raise PilotCannotWork(
             ExitCode.BAD_QUEUEDATA, f"queue {queue.name} has no storage for logs: add one to its astorages in CRIC"
         )
-    endpoint = run_stage("cric", lambda: cric.endpoint(names[0], stop), stop)
+    return names[0]
+
+
+def log_door(queue: Queue, endpoint: Endpoint, stores: Stores) -> Door:
+    """The door through which its logs are written. Raises PilotCannotWork."""
     doors = doors_for(endpoint, WRITE_ACTIVITIES, stores.schemes)
     if not doors:
         raise PilotCannotWork(
@@ -268,51 +292,34 @@ def _logs(settings: Settings, queue: Queue, stores: Stores, cric: CricClient, st
             f"storage {endpoint.name} of queue {queue.name} has no door for writing with {', '.join(stores.schemes)}: "
             "add one to its arprotocols in CRIC",
         )
-    return PublicLogs(
-        stores, queue.name, doors[0].url(""), public_base(endpoint, settings.log_url_base), settings.log_retry_s
-    )
+    return doors[0]
 
 
-def _payload(settings: Settings, queue: Queue, stores: Stores) -> PayloadRunner:
-    of_queue = settings.queue_settings
-    config = PayloadConfig(
-        queue=queue,
-        image_cache=settings.image_cache,
-        transforms=settings.workdir / "transforms",
-        runtime=cast(Literal["auto", "apptainer", "plain"], settings.runtime),
-        image=settings.image,
-        queue_image=of_queue.image,
-        binds=tuple(Bind(str(bind.source), bind.target, bind.read_only) for bind in of_queue.binds),
-        transform_bases=settings.transform_bases,
-        ca_path=_text(settings.storage_ca),
-        s3_endpoint_url=settings.payload_s3_endpoint,
-        realtime_logfiles=settings.realtime_logfiles,
-        credentials=settings.payload_environment,
-        added=of_queue.payload_env_set,
-        grace_s=settings.payload_grace_s,
-        disk_limit_bytes=settings.disk_limit_mib * MEGABYTE if settings.disk_limit_mib else None,
-        looping_s=settings.looping_s,
-        max_processes=settings.max_processes,
-        max_inodes=settings.max_inodes,
-        max_stdout_bytes=settings.max_stdout_mib * MEGABYTE,
-        required=level_named(settings.require_isolation),
-        user=settings.payload_user,
-        private=_credential_files(settings),
-        own_containers=of_queue.own_containers,
-        image_cache_limit_bytes=settings.image_cache_limit_gib << 30 or None,
-        image_key=settings.image_key,
-    )
-    runner = PayloadRunner(config, stores)
+def _ready(settings: Settings, demands: Demands) -> Readiness:
+    """Raises PilotCannotWork when payloads may not run here as is required."""
+    readiness = Readiness(demands)
     try:
-        refusal = runner.refusal(settings.workdir)
+        refusal = readiness.refusal(settings.workdir)
     except PayloadError as error:
         raise PilotCannotWork(ExitCode.USAGE, error.diagnosis.detail) from None
     if refusal:
         raise PilotCannotWork(ExitCode.GENERAL, refusal)
-    return runner
+    return readiness
 
 
-def _credential_files(settings: Settings) -> tuple[Path, ...]:
+def payload_demands(settings: Settings) -> Demands:
+    """What the settings ask of the node that payloads run on."""
+    of_queue = settings.queue_settings
+    return Demands(
+        required=level_named(settings.require_isolation),
+        user=settings.payload_user,
+        private=credential_files(settings),
+        own_containers=of_queue.own_containers,
+        image_named=settings.runtime != "plain" and bool(settings.image or of_queue.image),
+    )
+
+
+def credential_files(settings: Settings) -> tuple[Path, ...]:
     """What no payload may read."""
     files = (
         settings.x509_proxy,
@@ -325,18 +332,6 @@ def _credential_files(settings: Settings) -> tuple[Path, ...]:
     return tuple(path for path in files if path is not None)
 
 
-def _identity(settings: Settings, queue: Queue) -> Identity:
-    return Identity(
-        site_name=queue.resource,
-        node=settings.node,
-        scheduler_id=settings.scheduler_id,
-        batch_id=settings.batch_id,
-        batch_system="Kubernetes" if settings.batch_id else None,
-        version_tag=settings.version_tag,
-        pilot_version=__version__,
-    )
-
-
 def _plan(settings: Settings, queue: Queue, server: PandaClient, stop: Stop) -> WorkerPlan:
     return WorkerPlan(
         queue=queue,
@@ -345,6 +340,8 @@ def _plan(settings: Settings, queue: Queue, server: PandaClient, stop: Stop) -> 
         resource_type=settings.resource_type,
         harvester_id=settings.harvester_id,
         worker_id=settings.worker_id,
+        node=settings.node,
+        scheduler_id=settings.scheduler_id,
         max_jobs=settings.max_jobs,
         max_empty=settings.max_empty,
         empty_wait_s=settings.empty_wait_s,
@@ -360,6 +357,8 @@ def _plan(settings: Settings, queue: Queue, server: PandaClient, stop: Stop) -> 
 
 def _push_job(settings: Settings, server: PandaClient, stop: Stop) -> Acquired:
     """The job of PUSH mode. Raises PilotCannotWork."""
+    from pilot.push import read_given_job
+
     definition = read_given_job(settings.job or Path())
     return Acquired(definition, _generation(settings, server, stop))
 
@@ -375,13 +374,13 @@ def _generation(settings: Settings, server: PandaClient, stop: Stop) -> ApiGener
         return ApiGeneration.V1
 
 
-def _hide_secrets(settings: Settings) -> None:
+def hide_secrets(settings: Settings) -> None:
     """Tell the redactor what must never leave the pilot in words."""
     tell_of_secrets(redactor.learn)  # what is read, renewed or received later
     for name, secret in settings.payload_environment.items():
         if name not in OPEN_VARIABLES:
             redactor.add(secret)
-    for path in _credential_files(settings):
+    for path in credential_files(settings):
         with suppress(OSError):  # whoever needs the file says what is wrong with it
             redactor.learn(SecretFile(path).read(), for_good=True)
 
@@ -389,6 +388,8 @@ def _hide_secrets(settings: Settings) -> None:
 def _summarize(settings: Settings, worker: Worker, end: WorkerEnd | None) -> None:
     if settings.summary is None:
         return
+    from pilot.runtime.summary import write_summary
+
     pilot = {
         "started": worker.started_at.isoformat(),
         "ended": utc_now().isoformat() if end else None,

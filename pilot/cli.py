@@ -58,6 +58,16 @@ def build_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="bring what an earlier pilot left in the work folder to its end, and leave",
     )
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="look at everything a run needs, say what is wrong and how to mend it, and leave; takes no job. Exit code: 0 "
+        "when a run would work, else what it would leave with; 1 when it would start, and jobs or logs would suffer",
+    )
+    parser.add_argument("--json", action="store_true", help="with --check: the findings as JSON")
+    parser.add_argument(
+        "--plain", action="store_true", help="no live view on a terminal, only lines (as with NO_COLOR or TERM=dumb)"
+    )
     groups: dict[str, argparse._ArgumentGroup] = {}
     for option in OPTIONS:
         if option.group not in groups:
@@ -80,26 +90,43 @@ def _help(text: str, default: object) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point of ``pilot-start``; returns the exit code. Every error a person can cause is one sentence."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    flags = vars(build_parser().parse_args(given))
+    parser = build_parser()
+    flags = vars(parser.parse_args(given))
     if flags.pop("healthcheck"):
         from pilot.runtime.health import healthcheck
 
         return healthcheck(given)
     if flags.pop("sandbox"):
         return _become_sandbox([argument for argument in given if argument != "--sandbox"])
+    as_json = flags.pop("json")
+    if flags.pop("check"):
+        from pilot.checking import check
+
+        return check(flags, json=as_json)
+    if as_json:
+        parser.error("--json goes with --check")
     from pilot.settings import close_back_doors, read_settings
 
     try:
         settings = read_settings(flags)
-        close_back_doors()
-        from pilot.app import run
+    except PilotCannotWork as trouble:
+        return _complain(trouble)
+    close_back_doors()
+    from pilot.app import run
 
+    try:
         return run(settings)
     except PilotCannotWork as trouble:
-        from pilot.runtime.events import redactor
+        return _complain(trouble, told=settings.log_format == "json")
 
+
+def _complain(trouble: PilotCannotWork, *, told: bool = False) -> int:
+    """The sentence for who started it, unless it was ``told`` in the log where nothing but JSON may stand; the exit code."""
+    from pilot.runtime.events import redactor
+
+    if not told:
         print(f"pilot-start: {redactor.clean(str(trouble))}", file=sys.stderr)
-        return int(trouble.exit_code)
+    return int(trouble.exit_code)
 
 
 def entry() -> None:

@@ -10,19 +10,22 @@ because after it the server may hand out new work; only when the pilot itself mu
 from __future__ import annotations
 
 import errno
+import json
 import logging
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
+from pilot.debug import STDOUT_MAX_BYTES, DebugMode, cut
 from pilot.heartbeat import Heartbeat
 from pilot.job.account import Account, final_fields, proven
 from pilot.job.errors import Diagnosis, PilotError, StageError
 from pilot.job.model import ApiGeneration, Attempt, Job, MalformedJob
 from pilot.job.outcome import Outcome, PayloadFacts, StopCause, failed, judge, outcome_record, with_error
 from pilot.job.parse import parse_job, secret_texts, without_secrets
+from pilot.job.replay import REPLAY_NAME, Replay, replay_document
 from pilot.job.report import FieldValue, FileReport, Identity, StagedFile, StageTimes, Usage, update_fields
 from pilot.job.states import JobState
 from pilot.outbox import Delivery, deliver_final, send_final, told_before
@@ -33,7 +36,7 @@ from pilot.ports import (
     LogsStored,
     PandaServer,
     Payload,
-    PayloadEnd,
+    Question,
     ServerRefused,
     ServerUnreachable,
     Stager,
@@ -42,9 +45,13 @@ from pilot.ports import (
 from pilot.recovery import Unfinished
 from pilot.runtime.clock import monotonic_s, server_time, utc_now
 from pilot.runtime.events import log_to_file, redactor
+from pilot.runtime.files import replace_atomically
 from pilot.runtime.journal import Event, Journal
 from pilot.runtime.loops import Helper, Helpers, run_stage
+from pilot.runtime.metrics import STAGES, counts
+from pilot.runtime.payload_end import PayloadEnd, facts_of
 from pilot.runtime.probe import Point, probe
+from pilot.runtime.progress import JobAt, board
 from pilot.runtime.retry import RetryableError, RetryPolicy, retry_call
 from pilot.runtime.secret import Secret
 from pilot.runtime.stop import Stop, StopKind, Stopped, StopReason
@@ -157,8 +164,8 @@ def run_job(
             record = _report_without_log(parsed.attempt, acquired.api, parts, worker_stop, error, journal)
         else:
             room = volume.open_reserve_for_logs
-            job_run = JobRun(parsed, parsed.attempt, acquired.api, parts, folder, journal, acquire_s, room)
-            record = job_run.live(worker_stop, refusal)
+            given = (acquired.definition, parsed, parsed.attempt, acquired.api)
+            record = JobRun(*given, parts, folder, journal, acquire_s, room).live(worker_stop, refusal)
     _clear_away(record, folder, volume)
     return record
 
@@ -183,8 +190,9 @@ def finish_job(
         except OSError as error:
             record = _report_without_log(left.attempt, left.api, parts, worker_stop, error, journal, left.body)
         else:
-            job, room = parse_job(left.definition), volume.open_reserve_for_logs
-            record = JobRun(job, left.attempt, left.api, parts, folder, journal, 0.0, room).resume(worker_stop, left)
+            given = (left.definition, parse_job(left.definition), left.attempt, left.api)
+            room = volume.open_reserve_for_logs
+            record = JobRun(*given, parts, folder, journal, 0.0, room).resume(worker_stop, left)
     _clear_away(record, folder, volume)
     return record
 
@@ -202,6 +210,7 @@ class JobRun:
 
     def __init__(
         self,
+        definition: Mapping[str, Any],
         parsed: Job | MalformedJob,
         attempt: Attempt,
         api: ApiGeneration,
@@ -211,6 +220,7 @@ class JobRun:
         acquire_s: float,
         make_room_for_logs: Callable[[], None],
     ) -> None:
+        self._definition = definition
         self._parsed = parsed
         self._attempt = attempt
         self._api = api
@@ -226,11 +236,19 @@ class JobRun:
         self._usage = Usage()
         self._isolation = ""
         self._end: PayloadEnd | None = None
+        self._sources: Mapping[str, tuple[str, ...]] = {}
         self._inputs: tuple[StagedFile, ...] = ()
         self._outputs: tuple[FileReport, ...] = ()
         self._events: list[tuple[float, str]] = []
+        self._debug = DebugMode(isinstance(parsed, Job) and parsed.debug)
         self._heartbeat = Heartbeat(
-            parts.server, api, self._fields, self._obey, parts.heartbeat_s, parts.server_silence_s, self._server_lost
+            parts.server,
+            api,
+            self._news,
+            self._obey,
+            lambda: self._debug.interval_s(parts.heartbeat_s),
+            parts.server_silence_s,
+            self._server_lost,
         )
 
     def live(self, worker_stop: Stop, refusal: Diagnosis | None = None) -> JobRecord:
@@ -263,6 +281,7 @@ class JobRun:
         """The stages, and what follows them whatever became of them: logs and report, in the order the stop allows."""
         logger.info("job %s: %s", self._attempt, self._log_url)
         with (
+            board.job_in_hand(self._at()),
             worker_stop.child() as self._stop,
             worker_stop.grace(self._parts.shutdown_s * LOG_SHARE) as self._log_grace,
             worker_stop.grace(self._parts.shutdown_s) as self._grace,
@@ -271,6 +290,7 @@ class JobRun:
         ):
             outcome = _without_secrets(self._outcome(helpers, stages))
             logger.info("job %s: %s%s", self._attempt, outcome.state.value, _words(outcome))
+            self._leave_replay(outcome)
             report_first = self._hurried() and outcome.state is JobState.FAILED
             logs = LogsStored(None) if report_first else self._store_logs(helpers, outcome)
             outcome = self._proven(outcome, logs)
@@ -351,7 +371,8 @@ class JobRun:
         except ServerRefused as refusal:
             raise StageError(PilotError.INTERNAL, f"the server refuses the job's start: {refusal}") from refusal
         probe(Point.STARTING_ACCEPTED)
-        self._obey(answer)
+        if self._obey(answer):
+            self._heartbeat.answer_soon()
         self._stop.check()
         self._journal.append(Event.STARTING_ACCEPTED, durable=False)
 
@@ -365,10 +386,12 @@ class JobRun:
 
     def _stage_in(self, job: Job) -> None:
         if job.inputs:
-            self._inputs = run_stage(
-                "stage-in", lambda: self._parts.stager.stage_in(job, self._folder.work, self._stop), self._stop
-            )
+            run_stage("stage-in", lambda: self._fetch_inputs(job), self._stop)
             self._journal.append(Event.STAGE_IN_DONE, durable=False)
+
+    def _fetch_inputs(self, job: Job) -> None:
+        self._sources = self._parts.stager.sources(job, self._stop)
+        self._inputs = self._parts.stager.stage_in(job, self._folder.work, self._stop)
 
     def _run_payload(self, job: Job) -> Outcome:
         prepared = self._timed(
@@ -376,6 +399,7 @@ class JobRun:
             lambda: run_stage("setup", lambda: self._parts.payload.prepare(job, self._folder, self._stop), self._stop),
         )
         self._isolation = prepared.isolation
+        self._leave_replay()
         probe(Point.PREPARED)
         self._stop.check()
         # Durable before exec: a successor that reads this never starts the payload again.
@@ -442,7 +466,7 @@ class JobRun:
         return self._timed("report_s", lambda: self._deliver(body, self._grace, prepared=False))
 
     def _send(self, worker_stop: Stop, body: Mapping[str, FieldValue], *, prepared: bool) -> Delivery:
-        with worker_stop.grace(self._parts.shutdown_s) as grace:
+        with board.job_in_hand(self._at()), worker_stop.grace(self._parts.shutdown_s) as grace:
             return self._timed("report_s", lambda: self._deliver(body, grace, prepared=prepared))
 
     def _deliver(self, body: Mapping[str, FieldValue], stop: Stop, *, prepared: bool) -> Delivery:
@@ -464,6 +488,20 @@ class JobRun:
             logger.error("job %s: %s after all%s", self._attempt, final.state.value, _words(final))
         return final
 
+    def _leave_replay(self, outcome: Outcome | None = None) -> None:
+        """What pilot-replay needs to run the job again, beside its logs. No job fails for want of it."""
+        if not isinstance(self._parsed, Job):
+            return
+        try:
+            recipe, version = self._parts.payload.recipe(self._parsed), self._parts.identity.pilot_version
+            replay = Replay(self._parsed, recipe, self._isolation, self._sources, outcome, version)
+            document = json.dumps(replay_document(replay, self._definition, redactor.clean), indent=1)
+            replace_atomically(self._folder.logs / REPLAY_NAME, document.encode(), mode=0o600)
+        except OSError as error:  # a full volume
+            logger.warning("job %s: %s is not written: %s", self._attempt, REPLAY_NAME, error.strerror)
+        except Exception as error:  # the boundary: a help for people, and nothing that a job needs
+            logger.warning("job %s: %s is not written", self._attempt, REPLAY_NAME, exc_info=error)
+
     # --- beside the flow ----------------------------------------------------------------------------------------------
 
     _pump: Helper | None = None
@@ -481,11 +519,13 @@ class JobRun:
         if self._beating is not None:
             helpers.finish(self._beating)
 
-    def _obey(self, answer: UpdateAnswer) -> None:
+    def _obey(self, answer: UpdateAnswer) -> bool:
+        """True when the server wants to see something of the job, and at once."""
         if answer.kill and self._stop.request(StopReason(StopKind.SERVER_KILL)):
             self._note("the server asked to kill the job")
             logger.warning("job %s: the server asks to kill it", self._attempt)
             probe(Point.KILL_RECEIVED)
+        return self._debug.hear(answer.commands)
 
     def _server_lost(self, silent_for_s: float) -> None:
         """Past the server's own limit another attempt may be running: this one must not go on."""
@@ -529,23 +569,28 @@ class JobRun:
             log_url=self._log_url,
         )
 
+    def _news(self, state: JobState) -> dict[str, FieldValue]:
+        """What a heartbeat tells: with an operator looking on, what there is to see of the job too."""
+        fields = self._fields(state)
+        try:
+            answer = self._debug.answer(self._look)
+        except Exception as error:  # the boundary: no job ends for an onlooker
+            logger.error("job %s: an operator's command cannot be answered", self._attempt, exc_info=error)
+            return fields
+        if answer is not None:
+            fields["stdout"] = cut(redactor.clean(answer), STDOUT_MAX_BYTES)
+        return fields
+
+    def _look(self, question: Question, most_bytes: int) -> str:
+        return self._parts.payload.look(question, self._folder, most_bytes)
+
     def _note(self, text: str) -> None:
         """Something that happened at this moment, for the job's page."""
         self._events.append((monotonic_s() - self._born_s, text))
 
     def _facts(self, end: PayloadEnd) -> PayloadFacts:
         reason = end.stopped_by
-        return PayloadFacts(
-            exit_code=end.exit_code,
-            signal=end.signal,
-            oom_kills=end.oom_kills,
-            stop=self._cause(reason) if reason else None,
-            stop_detail=reason.detail if reason else "",
-            breach=end.breach or self._full_volume(end),
-            container_message=end.container_message,
-            first_error=end.first_error,
-            no_work=end.no_work,
-        )
+        return facts_of(end, self._cause(reason) if reason else None, self._full_volume(end))
 
     def _full_volume(self, end: PayloadEnd) -> Diagnosis | None:
         """A payload that failed on a full volume failed of that; its own words may not even have found room."""
@@ -565,12 +610,30 @@ class JobRun:
         return _CAUSES.get(reason.kind, StopCause.INTERNAL)
 
     def _timed(self, stage: str, body: Callable[[], T]) -> T:
-        started_s = monotonic_s()
+        started_s, name = monotonic_s(), stage.removesuffix("_s")
         self._began_s[stage] = started_s - self._born_s
+        board.stage(name)
         try:
             return body()
         finally:
-            self._times = replace(self._times, **{stage: monotonic_s() - started_s})
+            took_s = monotonic_s() - started_s
+            self._times = replace(self._times, **{stage: took_s})
+            counts.observe(STAGES, took_s, name)
+
+    def _at(self) -> JobAt:
+        """The job as people see it while it runs."""
+        job, now_s = self._parsed if isinstance(self._parsed, Job) else None, monotonic_s()
+        return JobAt(
+            panda_id=self._attempt.panda_id,
+            attempt_nr=self._attempt.attempt_nr,
+            task_id=job.task_id if job else None,
+            name=job.name if job else "",
+            log_url=self._log_url,
+            logs=self._folder.logs,
+            stage="starting",
+            began_s=now_s,
+            stage_began_s=now_s,
+        )
 
 
 _CAUSES: Mapping[StopKind, StopCause] = {

@@ -90,6 +90,12 @@ def _whole(minimum: int) -> Callable[[str], int]:
     return read
 
 
+def _port(value: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,5}", value.strip()) or int(value) > 65535:
+        raise ValueError("is not a port number")
+    return int(value)
+
+
 def _mebibytes(value: str) -> int:
     """A whole number, or one with decimals as Harvester writes it (``16336.0``), rounded down."""
     if not re.fullmatch(r"[0-9]{1,12}(\.[0-9]*)?", value.strip()) or int(float(value)) < 1:
@@ -186,6 +192,9 @@ OPTIONS: tuple[Option, ...] = (
     Option("image_cache_limit_gib", OUTPUT, "images not used for longest are removed above this; 0: never", _whole(0), 100, metavar="GiB"),
     Option("summary", OUTPUT, "write a JSON summary here after each job", _path, metavar="FILE"),
     Option("log_level", OUTPUT, "DEBUG, INFO, WARNING or ERROR", _one_of("DEBUG", "INFO", "WARNING", "ERROR"), "INFO", metavar="LEVEL"),
+    Option("log_format", OUTPUT, "text or json: the lines on standard error (a job's pilotlog.txt stays text)", _one_of("text", "json"), "text", metavar="FORMAT"),
+    Option("metrics_port", OUTPUT, "answer GET /metrics (Prometheus) on this port of 127.0.0.1; 0: a free one, named in the log", _port, metavar="PORT"),
+    Option("metrics_file", OUTPUT, "write the metrics to this file (*.prom) for the node exporter's textfile collector", _path, metavar="FILE"),
     Option("worker_log", OUTPUT, "where the pilot's whole log goes too; default, with Harvester's worker id: $TMPDIR/wrapper-wid.log", _path, metavar="FILE"),
     Option("worker_log_upload", OUTPUT, "PanDA cache the worker log is uploaded to at the end, e.g. https://host:25443/server/panda", _text, None, ("logs_frontend_w",), metavar="URL"),
     Option("worker_log_public", OUTPUT, "URL of the folder where uploaded worker logs are read", _text, None, ("logs_frontend_r",), metavar="URL"),

@@ -11,9 +11,11 @@ from pilot.job.model import ApiGeneration, Attempt
 from pilot.job.report import FieldValue
 from pilot.job.states import SETTLED_STATUSES
 from pilot.ports import JobStatus, PandaServer, ServerRefused, ServerUnreachable
+from pilot.runtime.clock import monotonic_s
 from pilot.runtime.journal import Event, Journal
 from pilot.runtime.loops import run_stage
 from pilot.runtime.probe import Point, probe
+from pilot.runtime.progress import board
 from pilot.runtime.retry import RetryableError, RetryPolicy, retry_call
 from pilot.runtime.stop import Stop, Stopped
 
@@ -133,6 +135,7 @@ def send_final(
         logger.error(
             "job %s: the journal cannot be written (%s); the report is sent all the same", attempt, error.strerror
         )
+    board.report_since_s = monotonic_s()
     delivery = deliver_final(server, attempt, api, body, stop, total_s)
     probe(Point.FINAL_ANSWERED)
     _note(journal, delivery)
@@ -142,6 +145,7 @@ def send_final(
 def _note(journal: Journal, delivery: Delivery) -> None:
     if not delivery.settled:
         return
+    board.report_since_s = None
     event = Event.FINAL_ACKED if delivery is Delivery.ACKNOWLEDGED else Event.FINAL_ABANDONED
     try:
         journal.append(event)

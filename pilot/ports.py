@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from pilot.job.account import Account
-from pilot.job.errors import Diagnosis
-from pilot.job.model import ApiGeneration, Attempt, Job
-from pilot.job.report import FieldValue, FileReport, StagedFile
-from pilot.job.report import StoredFile as StoredFile  # re-exported: storage may not import this module
-from pilot.runtime.payload_end import PayloadEnd as PayloadEnd  # re-exported: payload may not import this module
-from pilot.runtime.stop import Stop
-from pilot.runtime.workdir import JobFolder
+if TYPE_CHECKING:  # these are shapes, and a pilot that gets no job needs none of them
+    from pilot.job.account import Account
+    from pilot.job.errors import Diagnosis
+    from pilot.job.model import ApiGeneration, Attempt, Job
+    from pilot.job.replay import Recipe
+    from pilot.job.report import FieldValue, FileReport, StagedFile
+    from pilot.runtime.payload_end import PayloadEnd
+    from pilot.runtime.stop import Stop
+    from pilot.runtime.workdir import JobFolder
 
 # --- the PanDA server -------------------------------------------------------------------------------------------------
 
@@ -114,6 +116,10 @@ class Stager(Protocol):
 
     def stage_in(self, job: Job, into: Path, stop: Stop) -> tuple[StagedFile, ...]: ...
 
+    def sources(self, job: Job, stop: Stop) -> Mapping[str, tuple[str, ...]]:
+        """Where each input can be had from, best first, by LFN. Raises what ``stage_in`` would for the same reason."""
+        ...
+
     def stage_out(self, job: Job, from_folder: Path, stop: Stop) -> tuple[FileReport, ...]: ...
 
 
@@ -154,6 +160,27 @@ class Follower(Protocol):
 # --- payload ----------------------------------------------------------------------------------------------------------
 
 
+class Sight(Enum):
+    """What there is to see of a job while it runs. The values are the operators' words for it."""
+
+    TAIL = "tail"
+    LS = "ls"
+    DU = "du"
+    PS = "ps"
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One thing an operator wants to see. ``name``: a file or folder as it was written, and hostile; empty: the usual one.
+
+    ``lines``: how many of a file's last lines; None: as many as there is room for.
+    """
+
+    sight: Sight
+    name: str = ""
+    lines: int | None = None
+
+
 class Payload(Protocol):
     """Prepares and runs a payload.
 
@@ -161,7 +188,18 @@ class Payload(Protocol):
     ``run`` starts it and returns when nothing of it is left; it is stopped through ``stop``.
     """
 
+    def look(self, question: Question, folder: JobFolder, most_bytes: int) -> str:
+        """What there is to see at any time of a job's life, secrets masked, as printable text of at most ``most_bytes``.
+
+        It never leaves the job's folder and raises nothing: what cannot be seen is said in words.
+        """
+        ...
+
     def prepare(self, job: Job, folder: JobFolder, stop: Stop) -> PreparedPayload: ...
+
+    def recipe(self, job: Job) -> Recipe:
+        """What this job's payload is made ready with, as far as is known by now, for whoever wants to run it again."""
+        ...
 
     def lay_to_rest(self, mark: Mapping[str, Any], folder: JobFolder) -> Diagnosis:
         """End what is left of a payload whose pilot died, by its mark; the diagnosis is the cause as far as traces tell."""

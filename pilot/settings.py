@@ -36,6 +36,10 @@ PAYLOAD_ENV_DEFAULT = (
     "PGPASSWORD",
     "PGDATABASE",
 )
+# Payload variables that are no secrets: blacked out in every log they would only hide where data are.
+OPEN_VARIABLES = frozenset(
+    ("AWS_DEFAULT_REGION", "AWS_REGION", "AWS_ENDPOINT_URL", "PGHOST", "PGPORT", "PGUSER", "PGDATABASE")
+)
 # What libraries would read behind our back; removed from the process once the settings are read.
 BACK_DOORS = re.compile(
     r"(HTTPS?_PROXY|ALL_PROXY|NO_PROXY|REQUESTS_CA_BUNDLE|CURL_CA_BUNDLE|SSL_CERT_(FILE|DIR)|NETRC|BOTO_CONFIG|AWS_.*|"
@@ -127,6 +131,9 @@ class Settings:
     image_cache_limit_gib: int
     summary: Path | None
     log_level: str
+    log_format: str
+    metrics_port: int | None
+    metrics_file: Path | None
     worker_log: Path | None
     worker_log_upload: str | None
     worker_log_public: str | None
@@ -147,6 +154,7 @@ class Settings:
     realtime_logfiles: str
     submit_mode: str
     recover_only: bool
+    plain: bool  # no live view, even on a terminal
     queue_settings: QueueSettings
     payload_environment: Mapping[str, Secret]  # values of payload_env as found in the environment
     ignored: tuple[str, ...]  # names of Harvester's variables that were set and mean nothing here
@@ -180,6 +188,7 @@ def read_settings(
     return Settings(
         **values,
         recover_only=bool(flags.get("recover_only")),
+        plain=bool(flags.get("plain")) or "NO_COLOR" in env or env.get("TERM", "dumb") == "dumb",
         queue_settings=queue_settings,
         payload_environment={name: Secret(env[name]) for name in names if name in env},
         ignored=tuple(name for name in IGNORED if name in env),
@@ -193,6 +202,11 @@ def read_options(names: tuple[str, ...], flags: Mapping[str, Any]) -> dict[str, 
     env = _without_placeholders(os.environ)
     config, document = _config_file(flags, env, CONFIG_PATHS)
     return {name: _value(BY_NAME[name], flags, env, document, config)[0] for name in names}
+
+
+def environment_now() -> dict[str, str]:
+    """The environment of this process, for whoever has to read settings from it more than once."""
+    return dict(os.environ)
 
 
 def close_back_doors() -> None:
@@ -330,6 +344,7 @@ def _fill_in(values: dict[str, Any], sources: dict[str, str], env: Mapping[str, 
     if values["workdir"] is None:
         home = Path(env.get("HOME", "/nonexistent"))
         values["workdir"] = Path(env["TMPDIR"]) / "pilot" if "TMPDIR" in env else home / ".cache/pilot/work"
+        sources["workdir"] = "default, below TMPDIR" if "TMPDIR" in env else "default, below HOME"
     if values["image_cache"] is None:
         values["image_cache"] = values["workdir"] / "images"
     if values["node"] is None:
@@ -337,11 +352,16 @@ def _fill_in(values: dict[str, Any], sources: dict[str, str], env: Mapping[str, 
     if values["job"] is None and values["submit_mode"] == "PUSH":
         values["job"], sources["job"] = PUSH_JOB_FILE, "submit_mode PUSH"
     if values["token_file"] is None or _not_yet_refreshed(values["token_file"], sources["token_file"]):
-        values["token_file"] = _token_file(env, "OIDC_AUTH_TOKEN", "PANDA_AUTH_TOKEN") or values["token_file"]
+        found, name = _token_file(env, "OIDC_AUTH_TOKEN", "PANDA_AUTH_TOKEN")
+        if found is not None:
+            values["token_file"], sources["token_file"] = found, f"environment variable {name}"
     if values["token_key_file"] is None:
-        values["token_key_file"] = _token_file(env, "PANDA_AUTH_TOKEN_KEY")
+        values["token_key_file"], name = _token_file(env, "PANDA_AUTH_TOKEN_KEY")
+        if name:
+            sources["token_key_file"] = f"environment variable {name}"
     if values["worker_log"] is None and values["worker_id"] is not None:
         values["worker_log"] = Path(env.get("TMPDIR", values["workdir"])) / WORKER_LOG_NAME
+        sources["worker_log"] = "default, with Harvester's worker id"
     if sources["cert"].startswith("flag") and not sources["x509_proxy"].startswith("flag"):
         values["x509_proxy"] = None  # a certificate given by hand wins over a proxy the environment happens to name
     if values["payload_s3_endpoint"] is None:
@@ -357,13 +377,14 @@ def _not_yet_refreshed(token_file: Path, source: str) -> bool:
     return source.endswith("OIDC_REFRESHED_AUTH_TOKEN") and not token_file.exists()
 
 
-def _token_file(env: Mapping[str, str], *variables: str) -> Path | None:
-    """The file the first of ``variables`` that is set names, searched in the folders the reference pilot looks in."""
-    name = next((env[variable] for variable in variables if variable in env), None)
-    if not name:
-        return None
+def _token_file(env: Mapping[str, str], *variables: str) -> tuple[Path | None, str]:
+    """The file the first of ``variables`` that is set names, searched in the folders the reference pilot looks in; and which."""
+    variable = next((variable for variable in variables if variable in env), "")
+    if not variable:
+        return None, ""
+    name = env[variable]
     proxy = env.get("X509_USER_PROXY")
     folders = [env.get("OIDC_AUTH_DIR"), env.get("PANDA_AUTH_DIR"), str(Path(proxy).parent) if proxy else None]
     folders += [env.get("PILOT_SOURCE_DIR"), env.get("PILOT_WORK_DIR"), env.get("HOME")]
     candidates = [Path(name)] if name.startswith("/") else [Path(folder) / name for folder in folders if folder]
-    return next((path for path in candidates if path.exists()), candidates[0] if candidates else None)
+    return next((path for path in candidates if path.exists()), candidates[0] if candidates else None), variable

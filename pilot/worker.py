@@ -10,19 +10,24 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 from pilot.job.errors import Diagnosis, ExitCode, PilotCannotWork, PilotError
-from pilot.job.parse import MEGABYTE, parse_job
+from pilot.job.model import MEGABYTE
 from pilot.job.queue import Queue
-from pilot.jobrun import JobParts, JobRecord, finish_job, run_job
-from pilot.ports import Acquired, AcquireRequest, NoJob, ServerRefused, ServerUnreachable
-from pilot.recovery import read_unfinished
+from pilot.job.states import JobState
+from pilot.ports import Acquired, AcquireRequest, NoJob, PandaServer, ServerRefused, ServerUnreachable
 from pilot.runtime.clock import monotonic_s, utc_now
 from pilot.runtime.journal import Event, Journal
 from pilot.runtime.loops import run_stage
+from pilot.runtime.metrics import ACQUIRES, JOBS, RECOVERED, counts
 from pilot.runtime.probe import Point, probe
+from pilot.runtime.progress import board
 from pilot.runtime.stop import Stop, StopKind, Stopped, StopReason
 from pilot.runtime.workdir import RESERVE_BYTES, WorkVolume
+
+if TYPE_CHECKING:
+    from pilot.jobrun import JobParts, JobRecord
 
 logger = logging.getLogger("pilot.worker")
 
@@ -44,6 +49,8 @@ class WorkerPlan:
     resource_type: str | None
     harvester_id: str | None
     worker_id: int | None
+    node: str
+    scheduler_id: str | None
     max_jobs: int
     max_empty: int
     empty_wait_s: float
@@ -68,15 +75,21 @@ class WorkerEnd:
 
 @dataclass
 class Worker:
-    """One pilot process. ``after_job`` is called after each job (the summary)."""
+    """One pilot process. ``make_parts``: what jobs run with, made for the first; ``after_job`` is called after each job.
+
+    ``get_ready`` is called while the server looks for a job; it raises nothing.
+    """
 
     plan: WorkerPlan
-    parts: JobParts
+    server: PandaServer
+    make_parts: Callable[[], JobParts]
     volume: WorkVolume
     stop: Stop
     after_job: Callable[[Worker], None]
+    get_ready: Callable[[], object] | None = None
     started_s: float = field(default_factory=monotonic_s)
     started_at: datetime = field(default_factory=utc_now)
+    _parts: JobParts | None = None
     _jobs: list[JobRecord] = field(default_factory=list)
     _empty_answers: int = 0
     _trouble: str = ""
@@ -85,6 +98,13 @@ class Worker:
     def jobs(self) -> tuple[JobRecord, ...]:
         """The jobs run so far."""
         return tuple(self._jobs)
+
+    @property
+    def parts(self) -> JobParts:
+        """What jobs run with."""
+        if self._parts is None:
+            self._parts = self.make_parts()
+        return self._parts
 
     def live(self) -> WorkerEnd:
         """The whole life; raises nothing a person can cause."""
@@ -117,19 +137,31 @@ class Worker:
 
     def _recover(self) -> WorkerEnd | None:
         """Bring every job an earlier pilot left to its end; a WorkerEnd when a report could not be delivered."""
-        for folder in self.volume.known_jobs():
+        folders = self.volume.known_jobs()
+        if not folders:
+            return None
+        from pilot.jobrun import finish_job
+        from pilot.recovery import read_unfinished
+
+        for folder in folders:
+            board.doing("finishing what an earlier pilot left")
             left = read_unfinished(folder)
             if left is None:
                 logger.info("%s holds no durable job and is removed", folder.root.name)
                 run_stage("clear-away", folder.remove, Stop())
                 continue
-            ended = self._close_job(finish_job(left, folder, self.parts, self.volume, self.stop))
+            record = finish_job(left, folder, self.parts, self.volume, self.stop)
+            if record is not None:
+                counts.add(RECOVERED)
+            ended = self._close_job(record)
             if ended:
                 return ended
         return None
 
     def _refuse(self, refusal: PilotCannotWork) -> WorkerEnd:
         """No work for this queue. A job that was given is reported: the server would wait for half an hour to find out."""
+        from pilot.jobrun import run_job
+
         given = self.plan.push_job
         if given is not None and not self._is_over(given):
             diagnosis = Diagnosis(REFUSALS.get(refusal.exit_code, PilotError.GENERAL), str(refusal))
@@ -149,6 +181,8 @@ class Worker:
 
     def _is_over(self, given: Acquired) -> bool:
         """True when an earlier pilot on this volume has had its report acknowledged."""
+        from pilot.job.parse import parse_job
+
         attempt = parse_job(given.definition).attempt
         return attempt is not None and self.volume.is_over(attempt)
 
@@ -208,18 +242,25 @@ class Worker:
     def _acquire(self, journal: Journal) -> Acquired | NoJob | None:
         """One request; None when the server gave no usable answer. Never aborted: a lost answer is a lost job."""
         request = self._request()
+        board.doing("asking for a job")
         probe(Point.ACQUIRE_ASKING)
         try:
             answer = run_stage(
-                "acquire", lambda: self.parts.server.acquire(request, self.stop), self.stop, ACQUIRE_BOUND_S
+                "acquire",
+                lambda: self.server.acquire(request, self.stop),
+                self.stop,
+                ACQUIRE_BOUND_S,
+                meanwhile=self.get_ready,
             )
         except (ServerUnreachable, ServerRefused, Stopped) as trouble:
             self._trouble = str(trouble)
         else:
             if isinstance(answer, NoJob):
                 logger.info("no job for %s (%s)", self.plan.queue.name, answer.message)
+            counts.add(ACQUIRES, "job" if isinstance(answer, Acquired) else "none")
             self._note(journal, isinstance(answer, Acquired))
             return answer
+        counts.add(ACQUIRES, "trouble")
         logger.warning("no answer to acquire: %s", self._trouble)
         self._note(journal, job=False)
         return None
@@ -232,7 +273,7 @@ class Worker:
             logger.error("the journal %s cannot be written: %s", journal.path, error.strerror)
 
     def _request(self) -> AcquireRequest:
-        plan, queue, identity = self.plan, self.plan.queue, self.parts.identity
+        plan, queue = self.plan, self.plan.queue
         return AcquireRequest(
             site_name=queue.resource,
             prod_source_label=plan.label,
@@ -241,9 +282,9 @@ class Worker:
             remaining_time_s=self._remaining_s(),
             resource_type=plan.resource_type,
             computing_element=queue.name,
-            node=identity.node,
+            node=plan.node,
             job_type=plan.job_type,
-            scheduler_id=identity.scheduler_id,
+            scheduler_id=plan.scheduler_id,
             harvester_id=plan.harvester_id,
             worker_id=plan.worker_id,
         )
@@ -260,6 +301,8 @@ class Worker:
 
     def _run(self, acquired: Acquired, acquire_s: float) -> WorkerEnd | None:
         """Run one job; a WorkerEnd when none may follow it."""
+        from pilot.jobrun import run_job
+
         return self._close_job(run_job(acquired, self.parts, self.volume, self.stop, acquire_s))
 
     def _close_job(self, record: JobRecord | None) -> WorkerEnd | None:
@@ -267,6 +310,9 @@ class Worker:
         if record is None:
             return None
         self._jobs.append(record)
+        outcome = record.outcome
+        board.counted(finished=outcome.state is JobState.FINISHED)
+        counts.add(JOBS, outcome.state.value, str(outcome.pilot_error.code if outcome.pilot_error else 0))
         self.after_job(self)
         if not record.delivery.settled:
             return self._end(
@@ -286,6 +332,7 @@ class Worker:
         if self._empty_answers < self.plan.max_empty:
             doubled = 2.0 ** min(self._empty_answers, LONGEST_WAIT_FACTOR)
             longest_s = self.plan.empty_wait_s * min(doubled, LONGEST_WAIT_FACTOR)
+            board.doing(f"waiting, {self._empty_answers} empty answers so far")
             self.stop.wait(random.uniform(longest_s / 2, longest_s))
 
     def _duty_done(self) -> ExitCode:
@@ -320,4 +367,5 @@ class Worker:
         )
 
     def _end(self, exit_code: ExitCode, reason: str) -> WorkerEnd:
+        board.doing("leaving")
         return WorkerEnd(exit_code, reason, tuple(self._jobs))

@@ -38,9 +38,12 @@ class LimitSettings:
     """What the operator sets. Bytes and seconds; 0 and None: no limit.
 
     ``container_memory_bytes``: the container's own memory limit; ``disk_limit_bytes``: the pod's disk ceiling.
+    ``absent_container_bytes``: the memory limit of a container that is not here, where a job is run again: what it would use
+    cannot be measured, so the payload's own memory is held to it.
     """
 
     container_memory_bytes: int | None = None
+    absent_container_bytes: int | None = None
     disk_limit_bytes: int | None = None
     looping_s: float = LOOPING_LIMIT_S
     max_processes: int = MAX_PROCESSES
@@ -108,7 +111,7 @@ def limits_for(job: Job, queue: Queue, settings: LimitSettings | None = None) ->
     """
     settings = settings or LimitSettings()
     found = {
-        "memory_bytes": _memory(job, queue),
+        "memory_bytes": _memory(job, queue, settings.absent_container_bytes),
         "container_bytes": _with_margin("the container's memory limit", settings.container_memory_bytes),
         "walltime_s": _walltime(job, queue),
         "workdir_bytes": _workdir(queue, settings.disk_limit_bytes),
@@ -155,8 +158,9 @@ def next_look_s(used: float, limit: float, growth_per_s: float, least_growth_per
     return max(0.0, limit - used) / (2 * max(growth_per_s, least_growth_per_s))
 
 
-def _memory(job: Job, queue: Queue) -> _Bound | None:
-    asked, bounds = job.resources.min_ram_bytes, []
+def _memory(job: Job, queue: Queue, absent_container_bytes: int | None) -> _Bound | None:
+    asked, pod = job.resources.min_ram_bytes, _with_margin("the memory limit of the job's pod", absent_container_bytes)
+    bounds = [pod] if pod else []
     if queue.max_rss_bytes:
         bounds.append(
             _times(f"maxrss {_mb(queue.max_rss_bytes)} of queue {queue.name}", queue.max_rss_bytes, queue.rss_grace)

@@ -8,6 +8,7 @@ from typing import Literal
 
 from pilot.job.errors import Diagnosis
 
+MEGABYTE = 1 << 20  # a job definition's and the server's: minRamCount, maxDiskCount, disk_space_mb
 ChecksumAlgorithm = Literal["adler32", "md5", "crc32c", "sha256"]
 
 

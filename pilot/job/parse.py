@@ -12,18 +12,18 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pilot.job.errors import Diagnosis, PilotError
-from pilot.job.model import Attempt, Checksum, ChecksumAlgorithm, FileSpec, Job, MalformedJob, Resources
+from pilot.job.model import MEGABYTE, Attempt, Checksum, ChecksumAlgorithm, FileSpec, Job, MalformedJob, Resources
 
 LFN_MAX_CHARS = 255
 TEXT_MAX_CHARS = 4 << 20  # a long jobPars is legal (long pseudo-file names); this is a bound, not a rule of the server
 FILES_MAX = 10_000
 INTEGER_MAX_BITS = 63
-MEGABYTE = 1 << 20
 SECRET_KEYS = frozenset({"secrets", "pilotSecrets", "credname", "myproxy"})
 SECRETS_MAX = 256
 SECRET_MAX_CHARS = 64 << 10
 _FILE_MARK = "___file___"  # of a secret's name: its value is a file in base64 (server rule)
-RESERVED_LOG_NAMES = frozenset({"pilotlog.txt", "payload.stdout", "payload.stderr"})  # objects beside log.tgz
+# objects beside log.tgz
+RESERVED_LOG_NAMES = frozenset({"pilotlog.txt", "payload.stdout", "payload.stderr", "replay.json"})
 _NOTHING = frozenset({"", "null", "none"})
 _LFN = re.compile(r"[A-Za-z0-9_.+:@#%=~-]+(?:[ A-Za-z0-9_.+:@#%=~,-]*[A-Za-z0-9_.+:@#%=~-])?", re.ASCII)
 _SCOPE = re.compile(r"[A-Za-z0-9_.-]{0,100}", re.ASCII)

@@ -15,7 +15,7 @@ from pilot.storage.transfer import open_regular
 
 TEXT_TYPE = "text/plain; charset=utf-8"
 # Names are the monitor's: it makes the links to stdout, stderr and the memory plots from them.
-PILOT_FILES = ("pilotlog.txt", "payload.stdout", "payload.stderr")
+PILOT_FILES = ("pilotlog.txt", "payload.stdout", "payload.stderr", "replay.json")
 PAYLOAD_FILES = ("payload-log.json", "memory_monitor_summary.json", "memory_monitor_output.txt")
 BUNDLED_FILE_MAX_BYTES = 10 << 20
 BUNDLE_MAX_BYTES = 200 << 20

@@ -20,6 +20,7 @@ TAIL_BYTES = 1 << 20  # what a growing log's object holds at most
 WHOLE_MAX_BYTES = 32 << 20  # up to here the object of an ended job's log holds the whole text: what a browser can show
 HEAD_BYTES = 64 << 10  # of a larger one, besides its end: how it began
 NOTICE_BYTES = 1 << 10  # room for the line that says what is left out
+FIRST_LOOK_S = 1.0  # a shorter job is shown when it has ended
 LOOK_S = 2.0  # whether a log has grown
 # A log that always grows is sent again after ten seconds, later after a hundredth of the run time so far, at last every
 # minute: 900 requests in twelve hours, and a pilot that is killed takes no more than that along.
@@ -37,6 +38,7 @@ def follow(folder: JobFolder, put: Put, stop: Stop) -> None:
     due_s: dict[str, float] = {}
     troubled = False
     started_s = monotonic_s()
+    stop.wait(FIRST_LOOK_S)
     while not stop.is_set():
         for file in log_files(folder):
             size_bytes, now_s = file.size_bytes(), monotonic_s()

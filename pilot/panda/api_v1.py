@@ -52,6 +52,10 @@ def is_alive() -> WireRequest:
     return WireRequest("GET", "/api/v1/system/is_alive", _GET_HEADERS)
 
 
+def user_attributes() -> WireRequest:
+    return WireRequest("GET", "/api/v1/system/get_user_attributes", _GET_HEADERS)
+
+
 def _post(method: str, fields: Mapping[str, Any]) -> WireRequest:
     body = json.dumps(fields, sort_keys=True, allow_nan=False).encode()
     return WireRequest("POST", f"/api/v1/pilot/{method}", _POST_HEADERS, body)
@@ -108,6 +112,15 @@ def token_of(answer: Answer) -> str | Meaning:
         return meant
     token = meant.data.get("user_proxy") if isinstance(meant.data, dict) else None
     return token if isinstance(token, str) else Retry("the answer to the token renewal holds no token")
+
+
+def user_of(answer: Answer) -> str | Meaning:
+    """The caller's name as the server sees it, empty when it says none."""
+    meant = meaning.of_v1(answer)
+    if not isinstance(meant, Accepted):
+        return meant
+    name = meant.data.get("user_dn_clean") if isinstance(meant.data, dict) else None
+    return "".join(char for char in name if char.isprintable())[:200] if isinstance(name, str) else ""
 
 
 def bulk_updated(answer: Answer) -> tuple[UpdateAnswer | Meaning, ...] | Meaning:

@@ -18,6 +18,7 @@ from pilot.panda.urls import check_ca, server_url
 from pilot.panda.wire import NotSendable, WireRequest
 from pilot.ports import Acquired, AcquireRequest, JobStatus, NoJob, UpdateAnswer
 from pilot.runtime.http import Answer, NotConnected, OversizedAnswer, Timeouts, TlsError, TransportError, call
+from pilot.runtime.metrics import REQUESTS, counts
 from pilot.runtime.retry import SERVER_CALL, RetryableError, RetryPolicy, retry_call
 from pilot.runtime.secret import Secret, came_to_know
 from pilot.runtime.stop import Stop
@@ -28,6 +29,7 @@ T = TypeVar("T")
 ApiChoice = Literal["auto", "v1", "legacy"]
 
 TOKEN_CLIENT = "pilot_server"  # noqa: S105  (no secret: the name under which servers keep the pilots' token, the reference pilot's)
+NO_JOB_ID = 0
 STOPPING_TIMEOUT_S = 5.0  # to connect and to wait for an answer once a stop is on
 _LEAST_TIMEOUT_S = 0.1
 _CLIENT_CERTIFICATE_ALERTS = ("certificate", "unknown ca", "handshake failure", "access denied")
@@ -41,6 +43,17 @@ class _TryAgain(RetryableError):
         self.error = error
 
 
+# What an answer came to, as it is counted.
+_RESULT_WORDS: Mapping[type, str] = {
+    NoJob: "no_job",
+    NoJobs: "no_job",
+    Retry: "retry",
+    CredentialProblem: "credentials",
+    Refused: "refused",
+    WrongGeneration: "other_api",
+}
+
+
 class _NotOffered(Exception):
     """No server in reach offers the method: they speak the other generation, or are no PanDA servers."""
 
@@ -50,7 +63,8 @@ class PandaClient:
 
     ``servers``: https addresses, tried in order, beginning with the one that answered last. ``api``: ``auto`` asks v1 first
     and remembers what the server speaks; a job's own calls always use the generation it was acquired by.
-    ``ca``: a bundle or a hashed folder; None: the system's. Raises SettingsError for addresses and CAs that cannot work.
+    ``ca``: a bundle or a hashed folder; None: the system's. ``heard`` gets every answer, whatever it means.
+    Raises SettingsError for addresses and CAs that cannot work.
     """
 
     def __init__(
@@ -61,6 +75,7 @@ class PandaClient:
         ca: str | None = None,
         timeouts: Timeouts | None = None,
         policy: RetryPolicy = SERVER_CALL,
+        heard: Callable[[Answer], None] = lambda _answer: None,
     ) -> None:
         if not servers:
             raise SettingsError("No PanDA server is given: set --server, for instance https://host:25443.")
@@ -72,6 +87,7 @@ class PandaClient:
         self._ca = ca
         self._timeouts = timeouts or Timeouts()
         self._policy = policy
+        self._heard = heard
         self._sessions = Sessions(credentials, ca)
 
     # --- the calls ----------------------------------------------------------------------------------------------------
@@ -156,6 +172,30 @@ class PandaClient:
 
         self._in_either(ask, "a sign of life")
 
+    def prove_role(self, stop: Stop, policy: RetryPolicy | None = None) -> ApiGeneration:
+        """Find out that we may work here, and which generation takes our updates, without touching any job.
+
+        An update of a job that does not exist: the server looks at the role before it looks for the job, and answers an
+        unknown one with a kill, storing nothing (recorded). PandaIDs begin at 1. Raises ServerUnreachable, CredentialsRefused.
+        """
+        fields: dict[str, FieldValue] = {"job_id": NO_JOB_ID, "attempt_nr": 0, "job_status": "running"}
+
+        def ask(api: ApiGeneration) -> ApiGeneration:
+            v1 = api is ApiGeneration.V1
+            wire = (api_v1 if v1 else api_legacy).update(fields)
+            read = cast("Callable[[Answer], Any]", api_v1.updated if v1 else api_legacy.updated)
+            self._ask(wire, read, stop, policy)
+            return api
+
+        return self._in_either(ask, "job updates")
+
+    def seen_as(self, stop: Stop, policy: RetryPolicy | None = None) -> str:
+        """Our name as a server of today's generation sees it; empty when it does not say. Raises nothing but Stopped."""
+        try:
+            return self._ask(api_v1.user_attributes(), api_v1.user_of, stop, policy)
+        except (ServerUnreachable, ServerRefused, _NotOffered):
+            return ""
+
     def generation(self, stop: Stop, policy: RetryPolicy | None = None) -> ApiGeneration:
         """The API generation that works here, found out by a sign of life. Raises ServerUnreachable."""
         self.is_alive(stop, policy)
@@ -233,7 +273,7 @@ class PandaClient:
         elsewhere: WrongGeneration | None = None
         for index, server in self._in_order():
             try:
-                result = self._attempt(server, wire, read, self._limits(stop, policy))
+                result = self._counted_attempt(server, wire, read, self._limits(stop, policy))
             except ServerUnreachable as error:
                 hopeless = error
                 continue
@@ -265,6 +305,20 @@ class PandaClient:
 
     # --- one request to one server ------------------------------------------------------------------------------------
 
+    def _counted_attempt(
+        self, server: str, wire: WireRequest, read: Callable[[Answer], T | Meaning], limits: Timeouts
+    ) -> T | Meaning:
+        result_word = "tls"
+        try:
+            result = self._attempt(server, wire, read, limits)
+            result_word = _RESULT_WORDS.get(type(result), "ok")
+            return result
+        except _TryAgain:  # our own files, or a certificate that is not taken
+            result_word = "credentials"
+            raise
+        finally:
+            counts.add(REQUESTS, wire.path.partition("?")[0].rpartition("/")[2], result_word)
+
     def _attempt(
         self, server: str, wire: WireRequest, read: Callable[[Answer], T | Meaning], limits: Timeouts
     ) -> T | Meaning:
@@ -295,7 +349,7 @@ class PandaClient:
     def _exchange(self, server: str, wire: WireRequest, limits: Timeouts) -> Answer:
         headers = {**wire.headers, **self._credentials.headers()}
         with self._sessions.lend() as session:
-            return call(
+            answer = call(
                 session,
                 wire.method,
                 server + wire.path,
@@ -304,6 +358,8 @@ class PandaClient:
                 timeouts=limits,
                 total_s=limits.connect_s + limits.read_s,
             )
+        self._heard(answer)
+        return answer
 
     def _blame_expired_credentials(self, error: Exception) -> None:
         """A server that refuses an expired certificate may just hang up: then its end is the cause worth naming."""

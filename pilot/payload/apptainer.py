@@ -11,8 +11,6 @@ import os
 import re
 import secrets
 import shlex
-import shutil
-import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,23 +18,19 @@ from pathlib import Path
 from pilot.job.errors import PayloadError, PilotError
 from pilot.job.outcome import container_error
 from pilot.payload.command import Command
-from pilot.payload.environment import DEFAULT_PATH, TRACKING_NAME, PayloadEnvironment
+from pilot.payload.environment import TRACKING_NAME, PayloadEnvironment
 from pilot.payload.folder import PayloadPlaces
 from pilot.payload.process import CONTAINER_COMMS, Launch, PayloadProcess, guarded
 from pilot.payload.procfs import Process
+from pilot.payload.programs import DEFAULT_PATH
 from pilot.runtime.stop import Stop
 
-NAMES = ("apptainer", "singularity")
 PROBE_TIMEOUT_S = 60.0
 CONTAINER_WORK = "/srv"
 CONTAINER_TMP = "/tmp"  # noqa: S108 - the container's own, on disk in the job's folder
 CONTAINER_HOME = "/tmp/home"  # noqa: S108
 CONTROL_NAME = ".pilot"
 MAX_MESSAGE_BYTES = 64 << 10
-NO_USER_NAMESPACES = (
-    "the node forbids user namespaces (pod: seccompProfile: {type: Unconfined} and appArmorProfile: {type: Unconfined}; "
-    "node: user.max_user_namespaces above 0)"
-)
 
 # Runs inside. It marks that the container works, runs the command with bash, and lets everybody finish on SIGTERM: were
 # this first process to end at once, the kernel would kill all others of the PID namespace in the same moment.
@@ -73,6 +67,10 @@ class Bind:
             return ("--bind", f"{self.source}:{self.target}" + (":ro" if self.read_only else ""))
         fields = ["type=bind", _csv(f"source={self.source}"), _csv(f"destination={self.target}")]
         return ("--mount", ",".join(fields + (["ro"] if self.read_only else [])))
+
+    def __str__(self) -> str:
+        """As settings write it."""
+        return f"{self.source}:{self.target}{':ro' if self.read_only else ''}"
 
 
 def parse_bind(text: str) -> Bind:
@@ -116,30 +114,6 @@ _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 ISOLATION = ("--containall", "--no-privs", "--no-home", "--no-eval")
 MODES = (Mode(), Mode(own_proc=False))
 ROOT_MODES = (*MODES, Mode(user_namespace=False))
-
-
-def user_namespaces_work() -> bool:
-    """Whether this process may make a user namespace, which every unprivileged container needs; asked in 2 ms."""
-    unshare = shutil.which("unshare", path=DEFAULT_PATH)
-    if unshare is None:
-        return True  # the runtime itself will tell
-    argv = (unshare, "--user", "true")
-    try:
-        done = subprocess.run(
-            argv, env={"PATH": DEFAULT_PATH}, stdin=subprocess.DEVNULL, capture_output=True, timeout=10, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return False
-    return done.returncode == 0
-
-
-def find_runtime() -> Path | None:
-    """The container runtime of this machine, under either of its names."""
-    for name in NAMES:
-        found = shutil.which(name, path=DEFAULT_PATH)
-        if found:
-            return Path(found)
-    return None
 
 
 def probe(runtime: Path, image: Path, scratch: Path, stop: Stop) -> Mode:

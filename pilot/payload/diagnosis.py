@@ -77,9 +77,14 @@ def last_meaningful_line(stderr: Path) -> str | None:
 
 def printable(text: str) -> str:
     """One line of text without terminal escapes and control characters, cut to a length people read."""
-    bare = _ESCAPES.sub("", text[: MAX_TEXT_CHARS * 8])
+    bare = without_escapes(text[: MAX_TEXT_CHARS * 8])
     words = "".join(character if character.isprintable() else " " for character in bare).split()
     return " ".join(words)[:MAX_TEXT_CHARS]
+
+
+def without_escapes(text: str) -> str:
+    """The text without what a terminal would obey."""
+    return _ESCAPES.sub("", text)
 
 
 def _is_error(record: dict[str, object]) -> bool:
@@ -114,14 +119,20 @@ def _raised(traceback: str) -> str | None:
 def _records(path: Path) -> Iterator[dict[str, object]]:
     """The records of a JSON-lines file; torn, oversized or deeply nested lines are passed over."""
     for line in _bytes(path, MAX_LOG_BYTES).split(b"\n"):
-        if not line.startswith(b"{") or len(line) > MAX_LINE_BYTES or _too_deep(line):
-            continue
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(record, dict):
+        record = log_record(line)
+        if record is not None:
             yield record
+
+
+def log_record(line: bytes) -> dict[str, object] | None:
+    """The record of a JSON log's line; None for one that is torn, oversized, deeply nested or no JSON at all."""
+    if not line.startswith(b"{") or len(line) > MAX_LINE_BYTES or _too_deep(line):
+        return None
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return record if isinstance(record, dict) else None
 
 
 def _too_deep(line: bytes) -> bool:

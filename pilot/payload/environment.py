@@ -7,12 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pilot.job.model import Job
+from pilot.payload.programs import DEFAULT_PATH
 from pilot.runtime.secret import Secret
 
-DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 TRACKING_NAME = "PILOT_PAYLOAD_ID"
 PAYLOAD_LOG = "payload-log.json"  # what Rubin's payloads call their JSON log (ctrl_bps_panda)
 MAX_VALUE_BYTES = 120_000  # the kernel takes 128 KiB per variable
+# What each run is given anew.
+OF_ONE_RUN = frozenset({"HOME", "TMPDIR", "PANDAID", "PanDA_TaskID", "REALTIME_LOGFILES", TRACKING_NAME})
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 # CRIC describes a queue; it does not put code into every program of it.

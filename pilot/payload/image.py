@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 
 from pilot.job.errors import PayloadError, PilotError
 from pilot.job.model import Checksum
-from pilot.payload.environment import DEFAULT_PATH
+from pilot.payload.programs import DEFAULT_PATH
 from pilot.runtime.stop import Stop
 from pilot.storage.download import fetch
 from pilot.storage.store import AccessRefused, ChecksumMismatch, NoSpace, NotFound, SizeMismatch, StoreError, Stores
@@ -69,6 +69,7 @@ class ImageCache:
         self._limit_bytes = limit_bytes
         self._public_key = public_key
         self._known: dict[str, Path] = {}
+        self._checksums: dict[str, Checksum] = {}
 
     def get(self, name: str, stop: Stop, checksum: Checksum | None = None) -> Image:
         """The image of this name: an absolute path, or a gs, s3 or https URL. Raises PayloadError 1360 or 1309; Stopped."""
@@ -86,6 +87,10 @@ class ImageCache:
         except OSError as error:
             text = f"the image cache {self._folder} cannot be used: {error.strerror}"
             raise PayloadError(PilotError.IMAGE_NOT_FOUND, text) from error
+
+    def checksum(self, name: str) -> Checksum | None:
+        """Of the image of this name, as published or told by its store; None for a file of the node, or one not asked for."""
+        return self._checksums.get(name)
 
     def unpacked(self, image: Image, stop: Stop) -> Image:
         """The same image as a folder, unpacked once per node; the given one stays in use. Raises PayloadError 1309 or 1098."""
@@ -123,6 +128,8 @@ class ImageCache:
     def _remote(self, url: str, stop: Stop, checksum: Checksum | None) -> Image:
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o755)
         wanted = checksum or self._published_checksum(url, stop)
+        if wanted is not None:
+            self._checksums[url] = wanted
         path = self._known.get(url) or self._folder / f"{self._key(url, wanted, stop)}.sif"
         lock = self._complete(path, lambda: self._fetch(url, path, wanted, stop), stop)
         self._known[url] = path
@@ -156,6 +163,8 @@ class ImageCache:
             now = self._stores.for_url(url).stat(url, stop)
         except StoreError as error:
             raise _image_error(url, error) from error
+        for checksum in now.checksums[:1]:
+            self._checksums[url] = checksum
         facts = [url, str(now.size_bytes), *sorted(str(checksum) for checksum in now.checksums)]
         return hashlib.sha256("\n".join([*facts, *([signer] if signer else [])]).encode()).hexdigest()
 

@@ -19,6 +19,7 @@ SYS_CREATE_RULESET, SYS_ADD_RULE, SYS_RESTRICT_SELF = 444, 445, 446  # the same 
 PR_SET_NO_NEW_PRIVS = 38
 _VERSION_FLAG, _PATH_BENEATH = 1, 1
 _CAPABILITY_VERSION_3 = 0x20080522
+_EBADFD = 77
 
 # linux/landlock.h: rights on files, by the interface version (ABI) that brought them
 EXECUTE, WRITE_FILE, READ_FILE, READ_DIR = 1 << 0, 1 << 1, 1 << 2, 1 << 3
@@ -90,6 +91,9 @@ def _allow(rules: int, path: str, rights: int) -> None:
         rule = _Beneath(rights, parent)
         call = (ctypes.c_int(rules), ctypes.c_int(_PATH_BENEATH), ctypes.byref(rule), ctypes.c_uint32(0))
         _checked(_libc.syscall(SYS_ADD_RULE, *call))
+    except OSError as error:
+        if error.errno != _EBADFD:  # a pipe lies in no file system, so there is nothing to allow
+            raise
     finally:
         os.close(parent)
 

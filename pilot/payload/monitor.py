@@ -29,6 +29,7 @@ from pilot.payload.process import PayloadProcess
 from pilot.payload.procfs import Process
 from pilot.runtime.clock import monotonic_s
 from pilot.runtime.probe import Point, probe
+from pilot.runtime.progress import PayloadAt, board
 from pilot.runtime.stop import Stop, StopKind, StopReason
 
 logger = logging.getLogger("pilot.monitor")
@@ -358,6 +359,22 @@ class Monitor:
             disk_bytes = self._folder.used_bytes if self._folder_seen_s else None
             self._history.add(sample.point(disk_bytes, self._container_high))
             self._container_high = self._container_last
+        self._publish(sample, disk_bytes)
+
+    def _publish(self, sample: TreeSample, disk_bytes: int | None) -> None:
+        limits = self._limits
+        board.payload = PayloadAt(
+            elapsed_s=sample.elapsed_s,
+            memory_bytes=sample.memory_bytes,
+            cpu_s=sample.user_s + sample.system_s,
+            processes=sample.processes,
+            memory_limit_bytes=limits.memory_bytes,
+            walltime_limit_s=limits.walltime_s,
+            container_bytes=self._container_last,
+            container_limit_bytes=limits.container_bytes,
+            workdir_bytes=disk_bytes,
+            workdir_limit_bytes=limits.workdir_bytes,
+        )
 
     def _judge(self, sample: TreeSample) -> None:
         if self.breach is not None or self._scope.is_set():

@@ -7,9 +7,10 @@ import shutil
 
 from pilot.job.errors import PayloadError, PilotError
 from pilot.payload.command import Command
-from pilot.payload.environment import DEFAULT_PATH, PayloadEnvironment
+from pilot.payload.environment import PayloadEnvironment
 from pilot.payload.folder import PayloadPlaces
 from pilot.payload.process import Launch, guarded
+from pilot.payload.programs import DEFAULT_PATH
 from pilot.payload.rungs import DEVICES, Account, Plain, landlocked
 
 SCRIPT_NAME = "payload.sh"

@@ -19,8 +19,9 @@ from pathlib import Path
 
 from pilot.job.errors import PayloadError, PilotError
 from pilot.payload import procfs
-from pilot.payload.environment import DEFAULT_PATH, TRACKING_NAME
+from pilot.payload.environment import TRACKING_NAME
 from pilot.payload.procfs import Process
+from pilot.payload.programs import DEFAULT_PATH
 from pilot.payload.rungs import Account
 from pilot.runtime.clock import monotonic_s
 from pilot.runtime.pulse import wait_for

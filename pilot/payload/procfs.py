@@ -98,6 +98,16 @@ def environment_holds(pid: int, assignment: bytes) -> bool:
     return assignment in _read(f"{PROC}/{pid}/environ").split(b"\0")
 
 
+def command_line(pid: int) -> bytes:
+    """The beginning of a process's argv, its words separated by zeros; empty for a dead one."""
+    return _read(f"{PROC}/{pid}/cmdline", most_bytes=READ_BYTES)
+
+
+def up_s() -> float:
+    """Seconds since the machine started."""
+    return float(_read(f"{PROC}/uptime").split()[0])
+
+
 def owner(pid: int) -> int | None:
     """The user a process runs as; None when it is gone."""
     try:
@@ -140,15 +150,17 @@ def pid_namespace() -> int:
     return Path(PROC, "self/ns/pid").stat().st_ino
 
 
-def _read(path: str) -> bytes:
-    """A /proc file whole, or nothing: a process may end, or be hidden from us, at any moment."""
+def _read(path: str, most_bytes: int | None = None) -> bytes:
+    """A /proc file whole (or its beginning), or nothing: a process may end, or be hidden from us, at any moment."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return b""
     try:
         piece = os.read(descriptor, READ_BYTES)
-        if len(piece) < READ_BYTES:  # the kernel gives such a file in one piece: no second call to hear that it is over
+        if (
+            len(piece) < READ_BYTES or most_bytes is not None
+        ):  # the kernel gives such a file in one piece: no second call to hear that it is over
             return piece
         pieces = [piece]
         while piece := os.read(descriptor, READ_BYTES):

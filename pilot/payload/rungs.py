@@ -24,7 +24,7 @@ from pathlib import Path
 
 from pilot.job.errors import PayloadError, PilotError
 from pilot.payload import landlock
-from pilot.payload.environment import DEFAULT_PATH
+from pilot.payload.programs import DEFAULT_PATH
 
 DEFAULT_USER = "payload"
 DEFAULT_UID = 65532  # where no such user exists: the "nonroot" of many images, and nobody's on a node
@@ -167,10 +167,10 @@ def plain_rung(
         lacks[Level.B] = _lacks_safe_folders(account, volume)
     if not lacks[Level.B]:
         return Plain(Level.B, "uid" if closed else "uid+landlock", account, not closed, {})
-    lacks[Level.C] = closed
     if not closed:
         word = "landlock" if node.landlock >= landlock.SIGNALS_SINCE else "landlock-files"
         return Plain(Level.C, word, None, landlock=True, lacks=lacks)
+    lacks[Level.C] = closed
     return Plain(Level.D, "none", None, lacks=lacks)
 
 

@@ -11,7 +11,7 @@ import secrets
 import tempfile
 import threading
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -27,21 +27,32 @@ from pilot.job.limits import (
     LimitSettings,
     limits_for,
 )
-from pilot.job.model import Job
+from pilot.job.model import Checksum, Job
 from pilot.job.queue import Queue
+from pilot.job.replay import Recipe
 from pilot.payload import apptainer, cgroup, leftovers, rungs
 from pilot.payload.apptainer import Bind, Markers, Mode
 from pilot.payload.command import DEFAULT_TRANSFORM_BASES, Command, TransformSource, resolve
 from pilot.payload.diagnosis import read_words
-from pilot.payload.environment import PAYLOAD_LOG, EnvironmentInput, PayloadEnvironment, payload_environment
+from pilot.payload.environment import (
+    OF_ONE_RUN,
+    PAYLOAD_LOG,
+    EnvironmentInput,
+    PayloadEnvironment,
+    payload_environment,
+)
 from pilot.payload.folder import PayloadPlaces
 from pilot.payload.image import Image, ImageCache
 from pilot.payload.known import KnownModes
+from pilot.payload.look import look
 from pilot.payload.monitor import Monitor, TreeSample
 from pilot.payload.plain import plain_launch
 from pilot.payload.process import Launch, PayloadProcess, ProcessEnd, become_subreaper
 from pilot.payload.procfs import Process
+from pilot.payload.programs import find_runtime
+from pilot.payload.readiness import Demands, Readiness
 from pilot.payload.rungs import Level, Plain
+from pilot.ports import Question
 from pilot.runtime.loops import run_stage
 from pilot.runtime.payload_end import PayloadEnd
 from pilot.runtime.pulse import join
@@ -65,11 +76,11 @@ class PayloadConfig:
     """What a pilot's payloads have in common. Times in seconds.
 
     ``image``: the operator's explicit choice (``--image``); ``queue_image``: the settings' entry for the queue.
-    ``pod_memory_bytes``: None asks the control group. ``disk_limit_bytes``: the pod's disk ceiling.
+    ``pod_memory_bytes``: the memory limit of a pod that is not here (job/limits.py); ``disk_limit_bytes``: its disk ceiling.
     ``looping_s``, ``max_processes``, ``max_inodes``, ``max_stdout_bytes``: 0: no limit.
     ``credentials``: values of the variables that payloads are given; ``added``: ``payload_env_set``.
     ``required``: the lowest rung a payload may run on (rungs.py); ``user``: whose it is on rung B; ``private``: the pilot's
-    credential files; ``own_containers``: the queue's payloads start containers of their own.
+    credential files; ``own_containers``: the queue's payloads start containers of their own; ``image_checksum``: of ``image``.
     """
 
     queue: Queue
@@ -98,22 +109,63 @@ class PayloadConfig:
     own_containers: bool = False
     image_cache_limit_bytes: int | None = None
     image_key: Path | None = None
+    image_checksum: Checksum | None = None
+
+    @property
+    def demands(self) -> Demands:
+        """What this asks of the node."""
+        named = self.runtime != "plain" and bool(self.image or self.queue_image)
+        return Demands(self.required, self.user, self.private, self.own_containers, named)
 
 
 class PayloadRunner:
     """Makes payloads ready to run (the Payload port). What was found out about the node is remembered."""
 
-    def __init__(self, config: PayloadConfig, stores: Stores) -> None:
+    def __init__(self, config: PayloadConfig, stores: Stores, readiness: Readiness | None = None) -> None:
+        """``readiness``: what was found out about the node already."""
         self._config = config
-        self._plain: Plain | None = None
+        self._readiness = readiness or Readiness(config.demands)
         self._images = ImageCache(config.image_cache, stores, config.image_cache_limit_bytes, config.image_key)
         self._modes: dict[bool, Mode] = {}  # by "is the image a folder"
         self._must_unpack = False
         self._ahead: threading.Thread | None = None
+        self._prepared: PreparedPayload | None = None
         become_subreaper()
 
     def prepare(self, job: Job, folder: JobFolder, stop: Stop) -> PreparedPayload:
         """Command, environment, image and runtime of a job. Raises PayloadError with the PanDA code; Stopped."""
+        self._prepared = prepared = self._prepare(job, folder, stop)
+        return prepared
+
+    def recipe(self, job: Job) -> Recipe:
+        """What this job's payload is made ready with, for whoever wants to run it again. No value of a secret is in it."""
+        config = self._config
+        try:
+            image = chosen_image(config, job) or ""
+        except PayloadError:
+            image = ""
+        values = payload_environment(job, self._variables(), "", "", "").values
+        return Recipe(
+            queue=config.queue,
+            limits=self._limit_settings(),
+            environment={n: v for n, v in values.items() if isinstance(v, str) and n not in OF_ONE_RUN},
+            hidden=tuple(sorted(name for name, value in values.items() if isinstance(value, Secret))),
+            image=image,
+            image_checksum=self._images.checksum(image),
+            binds=tuple(str(bind) for bind in config.binds),
+            own_containers=config.own_containers,
+            realtime_logfiles=config.realtime_logfiles,
+            grace_s=config.grace_s,
+        )
+
+    def look(self, question: Question, folder: JobFolder, most_bytes: int) -> str:
+        """What there is to see of a job at any time of its life (payload/look.py); raises nothing."""
+        prepared = self._prepared
+        if prepared is None or not prepared.belongs_to(folder):  # nothing is there but the pilot's own files
+            return look(question, folder, most_bytes)
+        return look(question, folder, most_bytes, prepared.eyes, prepared.members)
+
+    def _prepare(self, job: Job, folder: JobFolder, stop: Stop) -> PreparedPayload:
         places = PayloadPlaces(folder)
         places.create()
         config = self._config
@@ -126,7 +178,7 @@ class PayloadRunner:
         name = chosen_image(config, job)
         if name is None:
             volume = folder.root.parent.parent
-            rung = self.plain(volume)
+            rung = self._readiness.plain(volume)
             rungs.require(config.required, rung, "no image is named for this job")
             environment = self._environment(job, str(places.home), str(places.tmp), tracking_id)
             launch = self._plain_launch(command, environment, places, tracking_id, rung, volume)
@@ -141,37 +193,9 @@ class PayloadRunner:
             )
         return self._contained(job, name, command, places, limits, tracking_id, stop)
 
-    def plain(self, volume: Path) -> Plain:
-        """The rung of payloads without a container, with their folders on this volume; found out once."""
-        if self._plain is None:
-            config = self._config
-            try:
-                account = rungs.payload_account(config.user)
-            except ValueError as error:
-                raise PayloadError(PilotError.SETUP_FAILURE, f"payload_user: {error}") from error
-            self._plain = rungs.plain_rung(
-                rungs.Node.of_this_process(), account, volume, config.private, own_containers=config.own_containers
-            )
-            logger.info("payloads without a container run on rung %s", self._plain)
-            for level, reason in self._plain.lacks.items():
-                if reason:
-                    logger.info("rung %s is not to be had: %s", level.name, reason)
-        return self._plain
-
-    def refusal(self, volume: Path) -> str:
-        """Why no payload may run here as it is required, known before any job is asked for; empty: they may."""
-        config = self._config
-        image = config.runtime != "plain" and (config.image or config.queue_image)
-        missing = self._no_container()
-        if image and not missing:
-            return ""
-        # without an image of its own the queue's jobs may still bring one, but those that do not would all fail
-        named = "no image is named (--image, or image in the queue's settings)" if not image else ""
-        return rungs.refusal(config.required, self.plain(volume), "; ".join(word for word in (named, missing) if word))
-
     def look_ahead(self, volume: Path, stop: Stop) -> None:
         """Find out how containers start here while the pilot asks for its first job; for images that need no download."""
-        name, runtime = self._config.image or self._config.queue_image, apptainer.find_runtime()
+        name, runtime = self._config.image or self._config.queue_image, find_runtime()
         if self._config.runtime == "plain" or name is None or "://" in name or runtime is None:
             return
         known = KnownModes(volume, runtime).read()
@@ -198,12 +222,6 @@ class PayloadRunner:
         if self._ahead is not None:
             join(self._ahead, apptainer.PROBE_TIMEOUT_S)
 
-    def _no_container(self) -> str:
-        """What keeps containers from being started on this node, as far as is known without an image; empty: nothing."""
-        if apptainer.find_runtime() is None:
-            return "neither apptainer nor singularity is installed"
-        return "" if apptainer.user_namespaces_work() else apptainer.NO_USER_NAMESPACES
-
     def _plain_launch(
         self,
         command: Command,
@@ -229,7 +247,8 @@ class PayloadRunner:
     def _limit_settings(self) -> LimitSettings:
         config = self._config
         return LimitSettings(
-            container_memory_bytes=config.pod_memory_bytes or cgroup.memory_limit_bytes(),
+            container_memory_bytes=cgroup.memory_limit_bytes(),
+            absent_container_bytes=config.pod_memory_bytes,
             disk_limit_bytes=config.disk_limit_bytes,
             looping_s=config.looping_s,
             max_processes=config.max_processes,
@@ -240,11 +259,12 @@ class PayloadRunner:
     def _contained(
         self, job: Job, name: str, command: Command, places: PayloadPlaces, limits: Limits, tracking_id: str, stop: Stop
     ) -> PreparedPayload:
-        runtime = apptainer.find_runtime()
+        runtime = find_runtime()
         if runtime is None:
             raise apptainer.missing_runtime()
         self.close()
-        image, mode = self._usable(self._images.get(name, stop), runtime, places, stop)
+        checksum = self._config.image_checksum if name == self._config.image else None
+        image, mode = self._usable(self._images.get(name, stop, checksum), runtime, places, stop)
         binds, flags, refused = apptainer.accepted_options(self._config.queue.container_options)
         if refused:
             logger.warning(
@@ -319,12 +339,14 @@ class PayloadRunner:
         image.release()
         return folder
 
-    def _environment(self, job: Job, home: str, tmp: str, tracking_id: str) -> PayloadEnvironment:
+    def _variables(self) -> EnvironmentInput:
         config = self._config
-        given = EnvironmentInput(
+        return EnvironmentInput(
             config.queue.environment, config.credentials, config.added, config.s3_endpoint_url, config.realtime_logfiles
         )
-        environment = payload_environment(job, given, home, tmp, tracking_id)
+
+    def _environment(self, job: Job, home: str, tmp: str, tracking_id: str) -> PayloadEnvironment:
+        environment = payload_environment(job, self._variables(), home, tmp, tracking_id)
         for sentence in environment.refused:
             logger.warning("%s", sentence)
         return environment
@@ -352,6 +374,7 @@ class PreparedPayload:
         self._grace_s, self._log_name, self._markers, self._image = grace_s, log_name, markers, image
         self._declared, self._image_name = declared, image_name
         self._monitor: Monitor | None = None
+        self._process: PayloadProcess | None = None
 
     @property
     def isolation(self) -> str:
@@ -368,19 +391,45 @@ class PreparedPayload:
         """What the payload uses at this moment; None before its first sample."""
         return self._monitor.last if self._monitor else None
 
+    @property
+    def launch(self) -> Launch:
+        """What is started, for whoever starts it in another way; ``close`` is called when that is over."""
+        return self._launch
+
+    @property
+    def limits(self) -> Limits:
+        return self._limits
+
+    @property
+    def eyes(self) -> Callable[[], AbstractContextManager[None]]:
+        """Inside it this thread sees what the payload keeps to itself, where it is another user."""
+        return self._launch.account.eyes if self._launch.account else nullcontext
+
+    def belongs_to(self, folder: JobFolder) -> bool:
+        return self._places.folder == folder
+
+    def members(self) -> list[Process]:
+        """Its processes at this moment; none before it is started and once it is over."""
+        process = self._process
+        return process.members() if process else []
+
     def run(self, stop: Stop, started: Callable[[int], None] = lambda _pid: None) -> PayloadEnd:
         """Start it, call ``started`` with its pid, and return when nothing of it is left."""
         try:
             return self._run(stop, started)
         finally:
-            if self._markers is not None:
-                self._markers.close()
-            if self._image is not None:
-                self._image.release()
+            self.close()
+
+    def close(self) -> None:
+        """Let go of the image and of what was held open."""
+        if self._markers is not None:
+            self._markers.close()
+        if self._image is not None:
+            self._image.release()
 
     def _run(self, stop: Stop, started: Callable[[int], None]) -> PayloadEnd:
         killed_before = cgroup.oom_kill_count()
-        process = PayloadProcess(self._launch)
+        process = self._process = PayloadProcess(self._launch)
         with stop.child() as scope:
             monitor = self._monitor = self._new_monitor(process, scope)
             watcher = process.watch(scope)
@@ -391,6 +440,7 @@ class PreparedPayload:
             finally:
                 reason = scope.reason or StopReason(StopKind.INTERNAL, "the pilot could not go on")
                 end = process.finish(self._end(process, reason, monitor))
+                self._process = None
                 watcher.join(1.0)
         if self._launch.account is not None:
             account, places = self._launch.account, self._places
@@ -412,7 +462,7 @@ class PreparedPayload:
             declared=self._declared,
             group=cgroup.memory_group(),
             record=places.control / leftovers.LAST_SAMPLE,
-            eyes=self._launch.account.eyes if self._launch.account else nullcontext,
+            eyes=self.eyes,
         )
 
     def _end(self, process: PayloadProcess, reason: StopReason, monitor: Monitor) -> StopReason | None:

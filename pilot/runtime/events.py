@@ -1,14 +1,17 @@
-"""The pilot's own log: one line an event, to the terminal and to each job's pilotlog.txt, secrets taken out."""
+"""The pilot's own log: one line an event, to standard error and to each job's pilotlog.txt, secrets taken out."""
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any, Protocol
 
+from pilot.runtime.progress import board
 from pilot.runtime.redact import Redactor
 
 LINE = "%(asctime)s.%(msecs)03d | %(levelname)-7s | %(threadName)-12s | %(name)-16s | %(message)s"
@@ -35,16 +38,83 @@ class RedactingFormatter(logging.Formatter):
         return redactor.clean(super().format(record)).translate(_CONTROLS)
 
 
-def start_logging(level: str = "INFO") -> None:
-    """Send the pilot's events to standard error. Called once, by the entry point."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(RedactingFormatter())
+class _MessageAlone(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return redactor.clean(record.getMessage()).translate(_CONTROLS)
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line: ``time`` (UTC), ``level``, ``logger``, ``thread``, ``message``; ``job`` and ``attempt`` while there
+    is one in hand; ``traceback`` where there is one. Redacted.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+        fields: dict[str, Any] = {
+            "time": f"{moment}.{int(record.msecs):03d}Z",
+            "level": record.levelname,
+            "logger": record.name,
+            "thread": record.threadName,
+            "message": redactor.clean(record.getMessage()),
+        }
+        job = board.job
+        if job is not None:
+            fields |= {"job": job.panda_id, "attempt": job.attempt_nr}
+        if record.exc_info:
+            fields["traceback"] = redactor.clean(self.formatException(record.exc_info))
+        return json.dumps(fields)
+
+
+class _Lines(Protocol):
+    """Where lines go: a stream, or what stands for one."""
+
+    def write(self, text: str, /) -> object: ...
+
+    def flush(self) -> object: ...
+
+
+class _StandardError(logging.StreamHandler[_Lines]):
+    """The lines for whoever started the pilot."""
+
+
+def start_logging(level: str = "INFO", log_format: str = "text") -> None:
+    """Send the pilot's events to standard error, as ``text`` or ``json`` lines. Called once, by the entry point."""
+    handler = _StandardError(sys.stderr)
+    handler.setFormatter(JsonFormatter() if log_format == "json" else RedactingFormatter())
     root = logging.getLogger("pilot")
     for old in root.handlers[:]:
         root.removeHandler(old)
     root.addHandler(handler)
     root.setLevel(level)
     root.propagate = False
+
+
+@contextmanager
+def lines_written_by(lines: _Lines) -> Iterator[None]:
+    """While inside, what ``start_logging`` sends to standard error goes to ``lines`` instead."""
+    ours = [handler for handler in logging.getLogger("pilot").handlers if isinstance(handler, _StandardError)]
+    before = [handler.setStream(lines) for handler in ours]
+    try:
+        yield
+    finally:
+        for handler, stream in zip(ours, before, strict=True):
+            handler.setStream(stream or sys.stderr)
+
+
+class _LastEvent(logging.Handler):
+    message = ""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.message = self.format(record)
+
+
+@contextmanager
+def last_event() -> Iterator[Callable[[], str]]:
+    """While inside, the call gives the last event's message, redacted."""
+    handler = _LastEvent()
+    handler.setFormatter(_MessageAlone())
+    with log_to(handler):
+        yield lambda: handler.message
 
 
 class _JobLog(logging.FileHandler):

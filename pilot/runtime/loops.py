@@ -20,6 +20,7 @@ logger = logging.getLogger("pilot.loops")
 T = TypeVar("T")
 
 JOIN_BOUND_S = 10.0
+UNDER_WAY_S = 0.05  # a request that is not answered by now is on the wire
 STAGE_BOUND_S = 5.0  # connect and read time-outs are at most this once a stop is on
 
 
@@ -56,13 +57,19 @@ class Helper:
 
 
 def run_stage(
-    name: str, body: Callable[[], T], stop: Stop, bound_s: float = STAGE_BOUND_S, most_s: float | None = None
+    name: str,
+    body: Callable[[], T],
+    stop: Stop,
+    bound_s: float = STAGE_BOUND_S,
+    most_s: float | None = None,
+    meanwhile: Callable[[], object] | None = None,
 ) -> T:
     """Run a blocking stage on a thread of its own, so that a stuck library cannot hold the conductor; its heart goes on.
 
     Returns or raises what ``body`` does. When ``stop`` is requested the stage has ``bound_s`` seconds to notice (its own
     waits are on the same scope); after that it is left behind and Stopped is raised here. ``most_s``: so it is after as
-    many seconds without a stop.
+    many seconds without a stop. ``meanwhile``: something short that the conductor does once the stage is under way, with
+    what it waits for on the wire; it raises nothing.
     """
     results: list[T] = []
     errors: list[BaseException] = []
@@ -82,6 +89,8 @@ def run_stage(
     stop.follow(wake)
     try:
         thread.start()
+        if meanwhile and not woken.wait(UNDER_WAY_S):
+            meanwhile()
         in_time = wait_for(woken, most_s)
         if stop.is_set():
             thread.join(bound_s)

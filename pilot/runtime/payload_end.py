@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pilot.job.errors import Diagnosis
 from pilot.job.history import UsagePoint
 from pilot.job.limits import Limits
+from pilot.job.outcome import PayloadFacts, StopCause
 from pilot.job.report import Usage
 from pilot.runtime.stop import StopReason
 
@@ -37,3 +38,18 @@ class PayloadEnd:
     history: tuple[UsagePoint, ...] = ()
     limits: Limits | None = None
     image: str = ""
+
+
+def facts_of(end: PayloadEnd, cause: StopCause | None, breach: Diagnosis | None = None) -> PayloadFacts:
+    """What job/outcome.py judges by. ``cause``: who stopped it; ``breach``: what only its surroundings know to be wrong."""
+    return PayloadFacts(
+        exit_code=end.exit_code,
+        signal=end.signal,
+        oom_kills=end.oom_kills,
+        stop=cause,
+        stop_detail=end.stopped_by.detail if end.stopped_by else "",
+        breach=end.breach or breach,
+        container_message=end.container_message,
+        first_error=end.first_error,
+        no_work=end.no_work,
+    )

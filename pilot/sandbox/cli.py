@@ -1,4 +1,4 @@
-"""`pilot-sandbox`: run a PanDA world on loopback, submit jobs to it, look at them, kill them."""
+"""`pilot-sandbox`: run a PanDA world on loopback, submit jobs to it, look at them, debug and kill them."""
 
 from __future__ import annotations
 
@@ -67,6 +67,13 @@ def _parser() -> argparse.ArgumentParser:
     kill = commands.add_parser("kill", parents=[state], help="kill a job as an operator would")
     kill.add_argument("panda_id", type=int, metavar="ID")
     kill.set_defaults(act=_kill)
+    ask = commands.add_parser(
+        "command", parents=[state], help="debug a job as an operator would; prints the pilot's answer"
+    )
+    ask.add_argument("panda_id", type=int, metavar="ID")
+    ask.add_argument("line", metavar="COMMAND", help="tail FILE, ls FOLDER, du, ps, debug, debugoff; in quotes")
+    ask.add_argument("--wait-s", type=float, default=90.0, metavar="S", help="how long to wait for the answer")
+    ask.set_defaults(act=_command)
     demo = commands.add_parser("demo", help="18 real pipetask jobs, from bps submit to the star count")
     demo.add_argument("--image", type=Path, required=True, metavar="SIF", help="scripts/build-payload-image makes it")
     demo.add_argument("--state", type=Path, default=Path("build/demo"), metavar="DIR", help="removed first")
@@ -178,6 +185,18 @@ def _kill(options: argparse.Namespace) -> int:
     with Sandbox(options.state) as sandbox:
         if not sandbox.kill(options.panda_id):
             return _complain(f"Job {options.panda_id} is unknown or over.")
+    return 0
+
+
+def _command(options: argparse.Namespace) -> int:
+    line = " ".join(options.line.split())
+    if not line:
+        return _complain("The command is empty.", 2)
+    with Sandbox(options.state) as sandbox:
+        answer = sandbox.ask(options.panda_id, line, options.wait_s)
+    if answer is None:
+        return _complain(f"No update of job {options.panda_id} has answered within {options.wait_s:g} s.")
+    print(answer, end="\n" if answer else "")
     return 0
 
 

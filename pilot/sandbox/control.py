@@ -12,6 +12,7 @@ import requests
 
 REQUEST_TIMEOUT_S = 30.0
 _POLL_S = 0.03
+_HEADING_CHARS = 60  # of an answer's first line, which repeats the command
 
 
 class SandboxError(RuntimeError):
@@ -86,6 +87,25 @@ class Sandbox:
     def command(self, panda_id: int, command: str) -> bool:
         """Give the pilot of a job an operator's command, such as `tail payload.log`."""
         return bool(self._call("command", panda_id=panda_id, command=command))
+
+    def ask(self, panda_id: int, command: str, timeout_s: float) -> str | None:
+        """Put a job into debug mode with this command, as an operator would; the pilot's answer, None when none came in time.
+
+        ``debug`` and ``debugoff`` are the mode itself; nothing is waited for then.
+        """
+        end, seen = time.monotonic() + timeout_s, max((entry["seq"] for entry in self.ledger()), default=0)
+        if not self.debug(panda_id, command != "debugoff"):
+            raise SandboxError(f"The sandbox knows no job {panda_id}.")
+        if command in ("debug", "debugoff"):
+            return ""
+        self.command(panda_id, command)
+        while time.monotonic() < end:
+            for entry in self.ledger(seen):
+                told = _told_stdout(entry, panda_id)
+                if told is not None and told.startswith(f"> {command.split(',')[0].strip()[:_HEADING_CHARS]}"):
+                    return told
+            time.sleep(_POLL_S)
+        return None
 
     def workers(self) -> list[dict[str, Any]]:
         workers: list[dict[str, Any]] = self._call("workers")
@@ -163,3 +183,13 @@ class Sandbox:
         if answer.status_code != 200:
             raise SandboxError(content["error"])
         return content["result"]
+
+
+def _told_stdout(entry: dict[str, Any], panda_id: int) -> str | None:
+    """What an update of this job told in ``stdout``; None for any other entry of the ledger."""
+    try:
+        body = json.loads(entry["body"] or "{}")
+        told = body.get("stdout") if str(body.get("job_id", body.get("jobId"))) == str(panda_id) else None
+    except (ValueError, AttributeError):
+        return None
+    return told if isinstance(told, str) else None

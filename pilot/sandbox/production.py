@@ -82,7 +82,7 @@ class Production:
         arguments = [REPO_INSIDE, "--datastore-root", "s3://minirc2/repo/", "--visits", "1228", "1230"]
         if self._registry:
             arguments += ["--db", self._registry.url]
-        self._inside("python3", "-m", "minirc2.make_repo", *arguments)
+        self.inside("python3", "-m", "minirc2.make_repo", *arguments)
 
     def submission(self, *options: str) -> list[dict[str, Any]]:
         """The jobs of a real ``bps submit``, parents before children, as ``pilot-sandbox submit`` takes them.
@@ -98,7 +98,7 @@ class Production:
             "HOME": "/submit",
         }
         command = ("bps", "--log-level", "WARNING", "submit", *options, "/opt/minirc2/bps/minirc2.yaml")
-        self._inside(*command, variables=variables)
+        self.inside(*command, variables=variables)
         found = sorted(self._submit_folder.rglob("panda_jobs.json"))
         if not found:
             raise ProductionError(f"bps submit left no panda_jobs.json in {self._submit_folder}")
@@ -137,12 +137,14 @@ class Production:
 
     # --- inside the image ---------------------------------------------------------------------------------------------
 
-    def _inside(self, *command: str, variables: Mapping[str, str] | None = None) -> None:
+    def inside(self, *command: str, variables: Mapping[str, str] | None = None) -> str:
+        """Run a command in the image, with the credentials of the data; what it printed. Raises ProductionError."""
         done = self._apptainer(list(command), variables or {})
         if done.returncode != 0:
             raise ProductionError(
                 f"{command[0]} {command[1]} failed with {done.returncode}: {_last_words(done.stderr)}"
             )
+        return done.stdout
 
     def _apptainer(self, command: list[str], variables: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
         """Run a command in the image; credentials travel as APPTAINERENV_ variables, never as arguments."""

@@ -9,7 +9,9 @@ from pathlib import Path
 from types import TracebackType
 
 from pilot.job.model import Checksum, ChecksumAlgorithm
+from pilot.runtime.metrics import TRANSFERRED, counts
 from pilot.runtime.probe import Point, probe
+from pilot.runtime.progress import board
 from pilot.runtime.retry import TRANSFER, RetryPolicy
 from pilot.runtime.stop import Deadline, Stop
 from pilot.storage.checksum import COMBINABLE, Checksums
@@ -20,13 +22,14 @@ from pilot.storage.transfer import (
     Pace,
     Slowest,
     compare,
+    counted,
     file_deadline,
     go_on_until_done,
     local_error,
     repeat_until_right,
     require_free_disk,
 )
-from pilot.storage.urls import shown
+from pilot.storage.urls import scheme_of, shown
 
 VIEW_BYTES = 256 << 10  # hashed and written at a time: TLS records of 16 KiB one by one would cost three times the CPU
 DROP_BYTES = 4096  # a stream that comes in drops is watched at each of them
@@ -65,12 +68,14 @@ def fetch(
         raise TooLarge(f"{shown(url)} has {size_bytes} bytes, more than the {max_bytes} allowed")
     require_free_disk(target.parent, size_bytes or 0)
     wanted = _Wanted(shown(url), checksum, size_bytes, max_bytes)
-    with stores.lanes.taken():
+    with stores.lanes.taken(), counted("in", policy):
 
         def attempt() -> FetchedFile:
             return _File(stores, store, url, target, wanted, policy, slowest, stop).fetch()
 
-        return repeat_until_right(attempt, policy, stop)
+        fetched = repeat_until_right(attempt, policy, stop)
+    counts.add(TRANSFERRED, "in", scheme_of(url), amount=fetched.size_bytes)
+    return fetched
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +124,8 @@ class _File:
     def fetch(self) -> FetchedFile:
         with _PartFile(self.target) as part:
             streams = [_Stream(self, part, span) for span in self._spans()]
-            self._pull(streams)
+            with board.moving(self.target.name, "in", lambda: self._moved(streams)):
+                self._pull(streams)
             whole = streams[0]
             for stream in streams[1:]:
                 whole.sums.append(stream.sums, stream.at - stream.span.first)
@@ -128,6 +134,11 @@ class _File:
             probe(Point.DOWNLOAD_VERIFIED)
             part.publish()
         return FetchedFile(self.target, size_bytes, whole.sums.adler32)
+
+    def _moved(self, streams: list[_Stream]) -> tuple[int, int | None]:
+        announced_bytes = self.announced.size_bytes if self.announced else None
+        moved_bytes = sum(stream.at - stream.span.first for stream in streams)
+        return moved_bytes, self.wanted.size_bytes if announced_bytes is None else announced_bytes
 
     def _spans(self) -> list[Span]:
         if not self.wanted.divisible(self.store) or self.wanted.size_bytes is None:

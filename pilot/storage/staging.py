@@ -69,14 +69,23 @@ class Place:
 class JobStager:
     """Moves a job's inputs and outputs between the RSEs that CRIC names and a folder (ports.Stager).
 
-    ``endpoint_of`` is the CRIC client's. Safe to use for one job after another; not for two at once.
+    ``endpoint_of`` is the CRIC client's. ``places_of``: where an input is, for whoever knows it without asking CRIC; raises
+    StageInError. Safe to use for one job after another; not for two at once.
     """
 
-    def __init__(self, queue: Queue, endpoint_of: EndpointOf, stores: Stores, policy: RetryPolicy = TRANSFER) -> None:
+    def __init__(
+        self,
+        queue: Queue,
+        endpoint_of: EndpointOf,
+        stores: Stores,
+        policy: RetryPolicy = TRANSFER,
+        places_of: Callable[[FileSpec], tuple[Place, ...]] | None = None,
+    ) -> None:
         self._queue = queue
         self._endpoint_of = endpoint_of
         self._stores = stores
         self._policy = policy
+        self._places_of = places_of
 
     def stage_in(self, job: Job, into: Path, stop: Stop) -> tuple[StagedFile, ...]:
         """Download every input to ``into/<lfn>``, four at a time, verified. Raises StageInError or Stopped."""
@@ -101,12 +110,9 @@ class JobStager:
         All outputs are looked at before the first is sent, so that a missing one costs no upload. Raises StageOutError or
         Stopped.
         """
-        if not job.outputs:
+        there = outputs_there(job, from_folder, output_limit_bytes(self._queue))
+        if not there:
             return ()
-        for file in job.outputs:
-            _require_names(file, StageOutError, PilotError.BAD_OUTPUT_FILE_NAME)
-        limit_bytes = output_limit_bytes(self._queue)
-        there = [file for file in job.outputs if _is_there(file, from_folder, job.allow_no_output, limit_bytes)]
         tell = _teller(job.outputs)
         tasks = [partial(self._upload, file, self._destination(file, stop), from_folder, tell) for file in there]
         began_s = monotonic_s()
@@ -115,6 +121,10 @@ class JobStager:
         return stored
 
     # --- in
+
+    def sources(self, job: Job, stop: Stop) -> dict[str, tuple[str, ...]]:
+        """The URLs each input can be read from, best first, by LFN. Raises StageInError, Stopped."""
+        return {file.lfn: tuple(place.url for place in self._sources(file, stop)) for file in job.inputs}
 
     def _room_for_unknown(self, files: tuple[FileSpec, ...], into: Path) -> int | None:
         """Check the announced sizes against the queue's limit and the disk; return what a file of unknown size may have."""
@@ -131,6 +141,8 @@ class JobStager:
 
     def _sources(self, file: FileSpec, stop: Stop) -> tuple[Place, ...]:
         """Every door of every RSE the file may be read from, best first."""
+        if self._places_of is not None:
+            return self._places_of(file)
         with _stage_errors(file, StageInError):
             names = (file.rse,) if file.rse else storages_for(self._queue, Transfer.INPUT)
             return self._places(file, names, READ_ACTIVITIES, self._stores.schemes, stop)
@@ -335,6 +347,13 @@ def _require_distinct(files: tuple[FileSpec, ...]) -> None:
         if file.lfn in seen:
             raise StageInError(PilotError.STAGE_IN_FAILED, f"the job names the input {file.lfn} twice")
         seen.add(file.lfn)
+
+
+def outputs_there(job: Job, folder: Path, limit_bytes: int) -> tuple[FileSpec, ...]:
+    """The outputs a payload has made. Raises StageOutError when one that must be there is not, or cannot be an output."""
+    for file in job.outputs:
+        _require_names(file, StageOutError, PilotError.BAD_OUTPUT_FILE_NAME)
+    return tuple(file for file in job.outputs if _is_there(file, folder, job.allow_no_output, limit_bytes))
 
 
 def _is_there(file: FileSpec, folder: Path, allow_no_output: frozenset[str], limit_bytes: int) -> bool:

@@ -11,15 +11,18 @@ import errno
 import logging
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 from pilot.job.model import Checksum
 from pilot.runtime.clock import monotonic_s
+from pilot.runtime.metrics import RETRIES, TRANSFERS, counts
+from pilot.runtime.progress import Direction
 from pilot.runtime.retry import RetryableError, RetryPolicy, retry_call
-from pilot.runtime.stop import Deadline, Stop
+from pilot.runtime.stop import Deadline, Stop, Stopped
 from pilot.storage.checksum import Checksums
 from pilot.storage.store import (
     Changed,
@@ -79,6 +82,20 @@ def file_deadline(policy: RetryPolicy, size_bytes: int) -> Deadline:
     return Deadline(policy.total_s + size_bytes / LEAST_MEAN_BYTES_PER_S)
 
 
+@contextmanager
+def counted(direction: Direction, policy: RetryPolicy) -> Iterator[None]:
+    """While inside, one file is moved; what becomes of it is counted. The policy's name says what it is moved for."""
+    result = "failed"
+    try:
+        yield
+        result = "ok"
+    except Stopped:
+        result = "stopped"
+        raise
+    finally:
+        counts.add(TRANSFERS, direction, policy.name, result)
+
+
 @dataclass(frozen=True, slots=True)
 class _Ended:
     """A try that ended in an error which this loop does not try again."""
@@ -105,6 +122,7 @@ def go_on_until_done(attempt: Callable[[], T], at: Callable[[], int], policy: Re
             return _Ended(error)
         except RetryableError as error:
             stop.check()
+            counts.add(RETRIES)
             logger.warning("%s", error)
             if at() > before:
                 raise _MovedOn from error
@@ -136,6 +154,7 @@ def repeat_until_right(attempt: Callable[[], T], policy: RetryPolicy, stop: Stop
         try:
             return attempt()
         except (ChecksumMismatch, Changed) as error:
+            counts.add(RETRIES)
             logger.warning("%s", error)
             if isinstance(error, ChecksumMismatch) and str(error) in seen:
                 return _Ended(error)

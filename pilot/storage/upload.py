@@ -8,7 +8,9 @@ from typing import BinaryIO
 
 from pilot.job.model import ChecksumAlgorithm
 from pilot.job.report import StoredFile
+from pilot.runtime.metrics import TRANSFERRED, counts
 from pilot.runtime.probe import Point, probe
+from pilot.runtime.progress import board
 from pilot.runtime.retry import TRANSFER, RetryPolicy
 from pilot.runtime.stop import Deadline, Stop
 from pilot.storage.checksum import Checksums
@@ -30,13 +32,14 @@ from pilot.storage.transfer import (
     Pace,
     Slowest,
     compare,
+    counted,
     file_deadline,
     go_on_until_done,
     in_words,
     open_regular,
     repeat_until_right,
 )
-from pilot.storage.urls import shown
+from pilot.storage.urls import scheme_of, shown
 
 # Parts are multiples of Google's 256 KiB, at least S3's 5 MiB, and so large that 10,000 of them hold any output.
 FILE_PART_BYTES = 64 << 20  # a file up to here goes in one request, and is sent anew when it was cut
@@ -68,15 +71,18 @@ def send(
 
     def attempt() -> StoredFile:
         content = _HashingSource(source, size_bytes, shown(url), store.upload_checksum, slowest, deadline, stop)
-        if size_bytes <= FILE_PART_BYTES:
-            stored = go_on_until_done(lambda: store.write(url, content, given, stop), lambda: 0, policy, stop)
-        else:
-            stored = _in_parts(store, content, url, given, policy, stop)
+        with board.moving(url.rpartition("/")[2], "out", content.moved):
+            if size_bytes <= FILE_PART_BYTES:
+                stored = go_on_until_done(lambda: store.write(url, content, given, stop), lambda: 0, policy, stop)
+            else:
+                stored = _in_parts(store, content, url, given, policy, stop)
         probe(Point.UPLOAD_SENT)
         return _verified(url, content, stored)
 
-    with stores.lanes.taken():
-        return repeat_until_right(attempt, policy, stop)
+    with stores.lanes.taken(), counted("out", policy):
+        stored = repeat_until_right(attempt, policy, stop)
+    counts.add(TRANSFERRED, "out", scheme_of(url), amount=stored.size_bytes)
+    return stored
 
 
 def _in_parts(
@@ -151,6 +157,9 @@ class _HashingSource:
         self.size_bytes = size_bytes
         self.checksums = Checksums(dict.fromkeys(("adler32", "crc32c", algorithm)))
         self.seek(0)
+
+    def moved(self) -> tuple[int, int]:
+        return self._position, self.size_bytes
 
     def seek(self, offset: int, /) -> int:
         self._pace = Pace(self._url, self._slowest, self._deadline)  # the wait for the answer before was no trickle
@@ -257,6 +266,12 @@ class StreamUpload:
 
     def finish(self) -> StoredFile:
         """Send the rest; the object is there, verified, when this returns."""
+        with counted("out", self._policy):
+            stored = self._finish()
+        counts.add(TRANSFERRED, "out", scheme_of(self._url), amount=stored.size_bytes)
+        return stored
+
+    def _finish(self) -> StoredFile:
         content = b"".join(self._pieces)
         size_bytes = self.size_bytes
         if self._parts is None:

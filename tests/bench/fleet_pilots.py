@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,7 +26,6 @@ from pilot.ports import Acquired, AcquireRequest, NoJob, PandaServer, ServerRefu
 from pilot.runtime.stop import Stop, StopKind, StopReason
 from pilot.runtime.workdir import WorkVolume
 from pilot.worker import Worker, WorkerPlan
-from tests.unit.parts import Bench
 
 STACK_BYTES = 512 << 10  # of a thread: there are hundreds
 NONE, JOB, TROUBLE = "none", "job", "trouble"
@@ -78,10 +77,10 @@ class SimulatedPilot:
         os.link(Path(order.folder) / "reserve", root / "reserve")
         credentials = Credentials(X509Credentials(Path(order.cert), Path(order.key)), None)
         self.server = TimedServer(PandaClient((order.server,), "auto", credentials, order.ca))
-        bench = Bench(root)
-        parts: JobParts = replace(bench.parts, server=cast(PandaServer, self.server))
-        self.stop = bench.stop
-        self._worker = Worker(plan, parts, bench.volume, self.stop, after_job=lambda _worker: None)
+        volume = WorkVolume(root)
+        volume.jobs.mkdir()
+        self.stop = Stop()
+        self._worker = Worker(plan, cast(PandaServer, self.server), _no_job, volume, self.stop, lambda _worker: None)
 
     def live(self, begin_at: float) -> None:
         if not self.stop.wait(max(0.0, begin_at - time.time())):
@@ -89,11 +88,15 @@ class SimulatedPilot:
         self.server.client.close()
 
 
+def _no_job() -> JobParts:
+    raise AssertionError("there is no job here")
+
+
 def plan_of(document: dict[str, Any]) -> WorkerPlan:
     """A worker of the default settings that stays when there is nothing."""
     queue = parse_queue(document, next(iter(document)))
     return WorkerPlan(
-        queue, "managed", None, "SCORE", None, None,
+        queue, "managed", None, "SCORE", None, None, "node", None,
         max_jobs=0, max_empty=1_000_000, empty_wait_s=10.0, lifetime_s=0.0, time_floor_s=0.0,
         final_retry_s=3600.0, disk_limit_bytes=None,
     )  # fmt: skip

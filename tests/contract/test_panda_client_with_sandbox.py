@@ -195,6 +195,55 @@ def test_a_sign_of_life_needs_no_credentials(world: World, sandbox: Sandbox) -> 
             panda.is_alive(Stop())
 
 
+@GENERATIONS
+def test_the_role_is_proven_without_touching_any_job(world: World, sandbox: Sandbox, api: ApiGeneration) -> None:
+    sandbox.set_apis(api.value)
+    panda_id, before = sandbox.submit_job(transformation="bash-c", jobPars="true"), last_seq(sandbox)
+    jobs = sandbox.jobs()
+    with closing(client(world)) as panda:
+        assert panda.prove_role(Stop()) is api
+    assert sandbox.jobs() == jobs and sandbox.job(panda_id)["status"] == "activated"
+    asked = [entry["path"].rpartition("/")[2] for entry in sandbox.ledger(before) if entry["server"] == "panda"]
+    assert set(asked) <= {"update_job", "updateJob"} and len(asked) == (1 if api is ApiGeneration.V1 else 2)
+
+
+@GENERATIONS
+def test_a_person_without_the_role_and_a_banned_one_are_told_so(
+    world: World, sandbox: Sandbox, tmp_path: Path, api: ApiGeneration
+) -> None:
+    made = world.authority.client(JANE_DN)
+    (tmp_path / "jane.crt").write_bytes(made.certificate_pem)
+    write_private(tmp_path / "jane.key", made.key_pem)
+    jane = Credentials(X509Credentials(tmp_path / "jane.crt", tmp_path / "jane.key"))
+    with closing(client(world, jane, api=api.value, policy=ONCE)) as panda:
+        with pytest.raises(CredentialsRefused, match="role"):
+            panda.prove_role(Stop())
+        sandbox.ban("Jane Doe")
+        with pytest.raises(CredentialsRefused, match="is banned"):
+            panda.prove_role(Stop())
+        sandbox.unban("Jane Doe")
+
+
+def test_a_server_says_as_whom_it_sees_us_where_it_can(world: World, sandbox: Sandbox) -> None:
+    with closing(client(world)) as panda:
+        assert panda.seen_as(Stop()) == "Robot PanDA Pilot"
+    sandbox.set_apis("legacy")
+    with closing(client(world, policy=ONCE)) as panda:
+        assert panda.seen_as(Stop()) == ""
+
+
+def test_every_answer_is_heard_by_who_asked_to_hear(world: World, sandbox: Sandbox) -> None:
+    heard: list[str] = []
+    credentials, ca = robot(world), str(world.ca_path)
+    listening = PandaClient(
+        (world.server_url,), "auto", credentials, ca, heard=lambda a: heard.append(a.headers["date"])
+    )
+    with closing(listening) as panda:
+        panda.is_alive(Stop())
+        panda.prove_role(Stop())
+    assert len(heard) == 2 and all(date.endswith(" GMT") for date in heard)
+
+
 # --- trust and identity -----------------------------------------------------------------------------------------------
 
 

@@ -24,7 +24,8 @@ from pilot.job.errors import Diagnosis, PayloadError, PilotError, StageError, St
 from pilot.job.model import ApiGeneration
 from pilot.job.report import Usage
 from pilot.jobrun import run_job
-from pilot.ports import Acquired, PayloadEnd
+from pilot.ports import Acquired
+from pilot.runtime.payload_end import PayloadEnd
 from pilot.runtime.stop import Stop, StopKind, StopReason
 from tests.unit.parts import WITH_INPUT, WITH_OUTPUT, Bench, Script, definition
 

@@ -1,9 +1,10 @@
 """docs/diagnoses.md: what a scientist reads for each way a job can go wrong, taken from real runs of the miniature pipeline.
 
-    PAYLOAD_IMAGE=$(scripts/build-payload-image) python -m tests.e2e.diagnoses [--only MODE ...] [--write]
+    PAYLOAD_IMAGE=$(scripts/build-payload-image) python -m tests.e2e.diagnoses [--only MODE ...] [--write] [--replay]
 
 Each fault is built into the quantum graph by ``bps submit --extra-qgraph-options``, run by the real pilot in the real image
-against the sandbox, and its final report is read from the server's ledger. ``--write`` renews the page.
+against the sandbox, and its final report is read from the server's ledger. ``--write`` renews the page; ``--replay`` runs each
+job again with ``pilot-replay`` from its public logs and compares the verdicts.
 """
 
 from __future__ import annotations
@@ -36,6 +37,11 @@ class Fault:
     advice: str
     config: tuple[str, ...] = ()
     max_walltime_s: int | None = None
+
+    @property
+    def options(self) -> str:
+        """What builds it into a quantum graph."""
+        return " ".join(f"-c {setting}" for setting in (f"isr:fault.mode={self.mode}", *self.config))
 
 
 FAULTS = (
@@ -80,44 +86,89 @@ class Verdict:
     fault: Fault
     report: dict[str, Any]
     payload_s: float
+    replayed: Replayed | None = None
 
 
-def run(fault: Fault, image: Path, folder: Path) -> Verdict:
+@dataclass(frozen=True)
+class Replayed:
+    """What ``pilot-replay`` made of a job."""
+
+    exit_code: int
+    stdout: str
+    stderr: str
+
+    @property
+    def same(self) -> bool:
+        return "\n           the same verdict\n" in self.stdout
+
+    @property
+    def verdict(self) -> str:
+        return self._line("replayed")
+
+    @property
+    def reported(self) -> str:
+        return self._line("reported")
+
+    def _line(self, what: str) -> str:
+        found = re.search(rf"^{what} +(.*)$", self.stdout, re.MULTILINE)
+        return found[1] if found else f"(no line {what!r}: {self.stderr.strip()})"
+
+
+def replay_job(production: Production, log_url: str, folder: Path, *arguments: str) -> Replayed:
+    """Run a job again from its logs, with what the production's own settings say of its queue."""
+    config = ("--config", str(production.world.state_dir / "production.yaml"), "--into", str(folder))
+    program = Path(sys.executable).with_name("pilot-replay")
+    done = subprocess.run(
+        [str(program), log_url, *config, "--image-cache", str(folder.parent.parent / "images"), *arguments],
+        env={**os.environ, **production.credentials},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=RUN_TIMEOUT_S,
+    )
+    return Replayed(done.returncode, done.stdout, done.stderr)
+
+
+def run(fault: Fault, image: Path, folder: Path, *, replay: bool = False) -> Verdict:
     """Submit, run the two jobs (the graph's init and one isr quantum with the fault), and read the second's final report."""
     with World(folder / "world", adder_delay_s=0.1) as world:
         production = Production(world, image)
         production.publish_image()
         production.make_repository()
-        words = " ".join(f"-c {setting}" for setting in (f"isr:fault.mode={fault.mode}", *fault.config))
-        jobs = production.submission("--extra-qgraph-options", words)[:2]
+        jobs = production.submission("--extra-qgraph-options", fault.options)[:2]
         if fault.max_walltime_s is not None:
             jobs[1]["job"]["maxWalltime"] = fault.max_walltime_s
         _init, panda_id = world.sandbox.submit(jobs)
-        summary = folder / "summary.json"
-        _run_pilot(production, folder, summary)
-        reported = {job["panda_id"]: job for job in json.loads(summary.read_text())["jobs"]}
+        # the node's image cache, so that only the first run fetches it
+        cache = ("--image-cache", str(folder.parent / "images"))
+        summary = run_pilot(production, folder, "--max-jobs", "2", "--empty-wait-s", "0.2", "--max-empty", "20", *cache)
+        reported = {job["panda_id"]: job for job in summary["jobs"]}
         if panda_id not in reported:
             raise RuntimeError(
                 f"{fault.mode}: the pilot never got the job; its log:\n{(folder / 'pilot.log').read_text()}"
             )
-        return Verdict(fault, _final(world, panda_id), reported[panda_id]["stages_s"]["payload"])
+        told = reported[panda_id]
+        again = replay_job(production, told["log_url"], folder / "replay") if replay else None
+        return Verdict(fault, _final(world, panda_id), told["stages_s"]["payload"], again)
 
 
-def _run_pilot(production: Production, folder: Path, summary: Path) -> None:
-    arguments = ["--queue", QUEUE, "--config", str(production.settings_file()), "--workdir", str(folder / "work")]
-    arguments += ["--summary", str(summary), "--max-jobs", "2", "--empty-wait-s", "0.2", "--max-empty", "20"]
-    # the node's image cache, so that only the first run fetches it
-    arguments += ["--image-cache", str(folder.parent / "images")]
+def run_pilot(production: Production, folder: Path, *arguments: str) -> dict[str, Any]:
+    """A pilot of the production's queue, to its end; the summary it wrote."""
+    folder.mkdir(exist_ok=True)
+    config, summary = production.settings_file(), folder / "summary.json"
+    own = ("--queue", QUEUE, "--config", str(config), "--workdir", str(folder / "work"), "--summary", str(summary))
     program = Path(sys.executable).with_name("pilot-start")
     with (folder / "pilot.log").open("wb") as log:
         subprocess.run(
-            [str(program), *arguments],
+            [str(program), *own, *arguments],
             env={**os.environ, **production.credentials},
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
             timeout=RUN_TIMEOUT_S,
         )
+    found: dict[str, Any] = json.loads(summary.read_text())
+    return found
 
 
 def _final(world: World, panda_id: int) -> dict[str, Any]:
@@ -159,6 +210,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=[fault.mode for fault in FAULTS])
     parser.add_argument("--write", action="store_true", help=f"write {PAGE.relative_to(PROJECT)}")
+    parser.add_argument(
+        "--replay", action="store_true", help="run each job again and compare; exit code 1: they differ"
+    )
     arguments = parser.parse_args()
     image = Path(os.environ["PAYLOAD_IMAGE"])
     verdicts = []
@@ -168,14 +222,17 @@ def main() -> int:
                 continue
             folder = Path(root, fault.mode)
             folder.mkdir()
-            verdict = run(fault, image, folder)
+            verdict = run(fault, image, folder, replay=arguments.replay)
             verdicts.append(verdict)
             report = verdict.report
             words = re.sub(r"\s+", " ", str(report.get("pilot_error_diag", "")))
             print(f"{fault.mode:12} {report['job_status']:9} {report.get('pilot_error_code', 0)}  {words}", flush=True)
+            if verdict.replayed is not None:
+                verdict_again = verdict.replayed
+                print(f"{'':12} {'the same' if verdict_again.same else 'DIFFERS'}: {verdict_again.verdict}", flush=True)
     if arguments.write:
         PAGE.write_text(page(verdicts))
-    return 0
+    return 1 if any(verdict.replayed is not None and not verdict.replayed.same for verdict in verdicts) else 0
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from pilot.job.account import Account
 from pilot.job.errors import Diagnosis, PilotError, StageError
 from pilot.job.model import ApiGeneration, Attempt, Job
 from pilot.job.queue import Queue, QueueStatus
+from pilot.job.replay import Recipe
 from pilot.job.report import FieldValue, FileReport, Identity, StagedFile, Usage
 from pilot.jobrun import JobParts
 from pilot.ports import (
@@ -22,10 +23,11 @@ from pilot.ports import (
     JobStatus,
     LogsStored,
     NoJob,
-    PayloadEnd,
+    Question,
     ServerUnreachable,
     UpdateAnswer,
 )
+from pilot.runtime.payload_end import PayloadEnd
 from pilot.runtime.stop import Stop, StopKind, StopReason
 from pilot.runtime.workdir import JobFolder, WorkVolume
 from pilot.worker import Worker, WorkerPlan
@@ -134,6 +136,9 @@ class Shelf:
     staged: list[str] = field(default_factory=list)
     on_out: Callable[[], object] = lambda: None
 
+    def sources(self, job: Job, stop: Stop) -> Mapping[str, tuple[str, ...]]:
+        return {file.lfn: (f"gs://bucket/{file.lfn}",) for file in job.inputs}
+
     def stage_in(self, job: Job, into: Path, stop: Stop) -> tuple[StagedFile, ...]:
         self.staged.append("in")
         if self.in_error:
@@ -160,6 +165,8 @@ class Script:
     during: Callable[[Stop, JobFolder], object] = lambda stop, folder: None
     runs: int = 0
     laid_to_rest: list[Mapping[str, Any]] = field(default_factory=list)
+    looked_for: list[Question] = field(default_factory=list)
+    look_error: Exception | None = None
     folder: JobFolder | None = None
 
     @property
@@ -173,6 +180,15 @@ class Script:
     def lay_to_rest(self, mark: Mapping[str, Any], folder: JobFolder) -> Diagnosis:
         self.laid_to_rest.append(mark)
         return Diagnosis(PilotError.KILL_SIGNAL, "the pilot died under it")
+
+    def recipe(self, job: Job) -> Recipe:
+        return Recipe(QUEUE, environment={"SITE": "here"}, hidden=("PGPASSWORD",), image="gs://images/x.sif")
+
+    def look(self, question: Question, folder: JobFolder, most_bytes: int) -> str:
+        self.looked_for.append(question)
+        if self.look_error:
+            raise self.look_error
+        return f"{question.sight.value} of {question.name or 'the usual'}"
 
     def prepare(self, job: Job, folder: JobFolder, stop: Stop) -> Script:
         if self.prepare_error:
@@ -279,6 +295,8 @@ class Bench:
             resource_type="SCORE",
             harvester_id=None,
             worker_id=None,
+            node="node-7",
+            scheduler_id="harvester-x",
             max_jobs=0,
             max_empty=1,
             empty_wait_s=0.0,
@@ -290,7 +308,8 @@ class Bench:
         self.summaries: list[int] = []
         return Worker(
             replace(plan, **changes),
-            self.parts,
+            self.server,
+            lambda: self.parts,
             self.volume,
             self.stop,
             after_job=lambda worker: self.summaries.append(len(worker.jobs)),

@@ -21,6 +21,7 @@ class Pulse:
         self.helpers = helpers
         self.server = Books()
         self.obeyed: list[UpdateAnswer] = []
+        self.wanted: Callable[[UpdateAnswer], bool] = lambda _answer: False
         self.silences_s: list[float] = []
 
     def start(self, interval_s: float, silence_s: float = 3600.0) -> Heartbeat:
@@ -28,13 +29,17 @@ class Pulse:
             self.server,
             ApiGeneration.V1,
             lambda state: {"job_id": 1, "job_status": state.value},
-            self.obeyed.append,
-            interval_s,
+            self._obey,
+            lambda: interval_s,
             silence_s,
             self.silences_s.append,
         )
         self.helpers.start("heartbeat", heartbeat.beat)
         return heartbeat
+
+    def _obey(self, answer: UpdateAnswer) -> bool:
+        self.obeyed.append(answer)
+        return self.wanted(answer)
 
 
 @pytest.fixture
@@ -69,6 +74,23 @@ def test_every_answer_is_obeyed(pulse: Pulse, eventually: Callable[..., None]) -
     pulse.start(interval_s=3600).announce(JobState.RUNNING)
     eventually(lambda: bool(pulse.obeyed))
     assert pulse.obeyed[0].kill
+
+
+def test_what_an_answer_asks_for_is_told_at_once(pulse: Pulse, eventually: Callable[..., None]) -> None:
+    pulse.wanted = lambda _answer: len(pulse.obeyed) == 1
+    pulse.start(interval_s=3600).announce(JobState.RUNNING)
+    eventually(lambda: len(pulse.server.updates) == 2)
+
+
+@pytest.mark.timeout(20)  # a heartbeat that did not end would run for ever
+def test_a_server_that_asks_with_every_answer_is_answered_without_haste(
+    pulse: Pulse, eventually: Callable[..., None]
+) -> None:
+    pulse.wanted = lambda _answer: True
+    pulse.start(interval_s=3600).announce(JobState.RUNNING)
+    eventually(lambda: len(pulse.server.updates) >= 2)
+    time.sleep(0.1)
+    assert len(pulse.server.updates) <= 4
 
 
 @pytest.mark.parametrize("trouble", [ServerUnreachable("down"), ServerRefused("bug")])

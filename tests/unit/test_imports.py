@@ -12,8 +12,9 @@ import pytest
 
 PILOT = Path(__file__).parents[2] / "pilot"
 MODULES = sorted(PILOT.rglob("*.py"))
-FLOW = {"jobrun", "worker", "worker_status", "push", "outbox", "heartbeat", "recovery"}
+FLOW = {"jobrun", "worker", "worker_status", "push", "outbox", "heartbeat", "recovery", "debug"}
 GROUND = {"job", "runtime"}
+WIRING = {"cli", "app", "parts", "own_logs", "watching", "checking"}
 # room -> the rooms it may import besides itself; a name in pilot/__init__.py (the version) is nobody's secret
 MAY_IMPORT: dict[str, set[str]] = {
     "__init__": set(),
@@ -28,14 +29,19 @@ MAY_IMPORT: dict[str, set[str]] = {
     "options": set(),
     "settings": GROUND | {"options"},
     "own_logs": GROUND | {"settings", "logs", "panda", "ports"},
-    "cli": GROUND | {"options", "settings", "app"},
+    "watch": {"runtime", "logs"},
+    "watching": {"runtime", "settings", "watch"},
+    "check": GROUND | {"panda", "storage", "payload"},
+    "cli": GROUND | {"options", "settings", "app", "checking"},
     "publish": GROUND | {"options", "settings", "payload", "storage"},
     "entry": {"runtime", "cli"},
+    "replay": GROUND | {"ports", "options", "settings", "panda", "cric", "storage", "payload"},
     "sandbox": GROUND | {"logs"},
     **dict.fromkeys(FLOW, GROUND | {"ports"} | FLOW),
 }
-EVERYTHING = {room for room in MAY_IMPORT if room != "sandbox"}
-MAY_IMPORT["app"] = EVERYTHING
+EVERYTHING = {room for room in MAY_IMPORT if room not in ("sandbox", "check")}
+MAY_IMPORT["app"] = MAY_IMPORT["parts"] = EVERYTHING | {"parts"}
+MAY_IMPORT["checking"] = EVERYTHING | {"app", "check", "parts"}
 
 
 def room_of(path: Path) -> str:
@@ -77,13 +83,23 @@ def test_a_module_imports_only_what_its_room_may(path: Path) -> None:
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_only_the_wiring_and_commands_import_settings_and_nothing_imports_the_sandbox(path: Path) -> None:
     room, rooms = room_of(path), rooms_imported(path)
-    assert "settings" not in rooms or room in ("cli", "app", "own_logs", "publish")
+    assert "settings" not in rooms or room in WIRING | {"publish", "replay"}
     assert "sandbox" not in rooms or room == "sandbox"
 
 
-def test_of_the_logs_the_sandbox_sees_the_page_alone() -> None:
-    names = {name for path in (PILOT / "sandbox").rglob("*.py") for name in imported(path)}
+@pytest.mark.parametrize("room", ["sandbox", "watch"])
+def test_of_the_logs_the_sandbox_and_who_watches_see_the_page_alone(room: str) -> None:
+    names = {name for path in (PILOT / room).rglob("*.py") for name in imported(path)}
     assert all(name.startswith("pilot.logs.page") for name in names if name.startswith("pilot.logs"))
+
+
+def test_a_run_imports_nothing_of_the_check() -> None:
+    of_the_check = {path for path in MODULES if room_of(path) in ("check", "checking")}
+    others = {path for path in MODULES if rooms_imported(path) & {"check", "checking"}} - of_the_check
+    assert [name_of(path) for path in others] == ["cli.py"]
+    code = "import sys, pilot.app; print([name for name in sys.modules if name.startswith('pilot.check')])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
 
 
 def test_job_does_no_input_or_output() -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from pilot.job.errors import Diagnosis, PayloadError, PilotError, StageInError, StageOutError
 from pilot.job.model import ApiGeneration, Job
+from pilot.job.replay import Replay, read_replay
 from pilot.job.states import JobState
 from pilot.jobrun import JobRecord, finish_job, run_job
 from pilot.outbox import Delivery
@@ -493,3 +494,97 @@ def test_a_payload_that_failed_is_told_with_its_codes(bench: Bench) -> None:
     run(bench, definition(**WITH_OUTPUT))
     (told,) = bench.logs.told
     assert told.outcome is not None and told.outcome.exe_error_code == 1 and told.outputs == ()
+
+
+# --- debug mode -------------------------------------------------------------------------------------------------------
+
+
+def told(bench: Bench) -> list[str]:
+    """What the updates told in ``stdout``."""
+    return [str(fields["stdout"]) for fields in bench.server.updates if "stdout" in fields]
+
+
+def test_a_command_is_answered_right_away_and_not_an_interval_later(
+    bench: Bench, eventually: Callable[..., None]
+) -> None:
+    bench.server.commands["running"] = "ls sub"
+    bench.payload.during = lambda stop, folder: eventually(lambda: told(bench))
+    run(bench)
+    assert told(bench) == ["> ls sub\nls of sub"]
+    assert "stdout" not in bench.server.final
+
+
+def test_a_command_that_came_with_the_start_is_answered_with_the_first_heartbeat(
+    bench: Bench, eventually: Callable[..., None]
+) -> None:
+    bench.server.commands["starting"] = "ps"
+    bench.payload.during = lambda stop, folder: eventually(lambda: told(bench))
+    run(bench)
+    assert told(bench)[0] == "> ps\nps of the usual"
+
+
+def test_a_job_in_debug_mode_shows_its_tail_with_each_heartbeat(bench: Bench, eventually: Callable[..., None]) -> None:
+    bench.heartbeat_s = 0.02
+    bench.payload.during = lambda stop, folder: eventually(lambda: len(told(bench)) > 2)
+    run(bench, definition(debug="True"))
+    assert set(told(bench)) == {"tail of the usual"}
+
+
+def test_no_secret_is_told_to_an_onlooker_and_no_job_ends_for_one(
+    bench: Bench, eventually: Callable[..., None], caplog: pytest.LogCaptureFixture
+) -> None:
+    bench.server.commands["running"] = "tail open-sesame-42"
+    bench.payload.during = lambda stop, folder: eventually(lambda: told(bench))
+    run(bench, definition(secrets="open-sesame-42"))
+    assert told(bench) == ["> tail ***\ntail of ***"]
+    bench.payload.look_error = KeyError("a bug")
+    bench.payload.during = lambda stop, folder: eventually(lambda: "cannot be answered" in caplog.text)
+    bench.server.commands["running"] = "tail again"
+    bench.server.updates.clear()
+    assert run(bench, definition(4712)).outcome.state is JobState.FINISHED
+    assert told(bench) == []
+
+
+# --- for whoever wants to run it again --------------------------------------------------------------------------------
+
+
+def left(bench: Bench, **job: Any) -> Replay:
+    """The replay.json of a job, as its logs are collected."""
+    documents: list[str] = []
+    folder = bench.volume.jobs / "4711.2" / "logs"
+    bench.logs.on_store = lambda stop: documents.append((folder / "replay.json").read_text())
+    run(bench, definition(**job))
+    found = read_replay(json.loads(documents[-1]))
+    assert isinstance(found, Replay), found
+    return found
+
+
+def test_what_it_takes_to_run_it_again_lies_with_the_logs(bench: Bench) -> None:
+    bench.payload.exit_code = 3
+    found = left(bench, **WITH_INPUT, secrets="open-sesame-42", jobPars="--go")
+    assert isinstance(found.job, Job)
+    assert (found.job.parameters, found.isolation, found.pilot_version) == ("--go", "plain", "0.1.0")
+    assert found.sources == {"in.fits": ("gs://bucket/in.fits",)}
+    assert found.outcome is not None and found.outcome.trans_exit_code == 3
+    assert (found.recipe.image, found.recipe.hidden) == ("gs://images/x.sif", ("PGPASSWORD",))
+
+
+def test_a_secret_of_the_job_is_not_in_it(bench: Bench) -> None:
+    found = left(bench, secrets="open-sesame-42", jobPars="--key open-sesame-42")
+    assert isinstance(found.job, Job)
+    assert (found.job.parameters, found.lost_command) == ("--key ***", "jobPars")
+
+
+def test_it_is_there_from_before_the_payload_starts(bench: Bench) -> None:
+    there: list[bool] = []
+    bench.payload.during = lambda stop, folder: there.append((folder.logs / "replay.json").exists())
+    run(bench)
+    assert there == [True]
+
+
+def test_a_job_whose_inputs_could_not_be_had_can_be_run_again_too(bench: Bench) -> None:
+    bench.stager.in_error = StageInError(PilotError.MISSING_INPUT_FILE, "in.fits")
+    found = left(bench, **WITH_INPUT)
+    assert found.outcome is not None and found.outcome.pilot_error is not None
+    assert found.outcome.pilot_error.code == 1331
+    assert found.sources == {"in.fits": ("gs://bucket/in.fits",)}

@@ -76,7 +76,7 @@ def test_flags_win_over_the_environment_that_over_the_file_and_that_over_the_def
 @pytest.mark.parametrize("option", [o for o in OPTIONS if o.name != "config"], ids=lambda option: option.name)
 def test_every_option_is_a_field_a_flag_a_variable_and_a_key(option: Any, file: Path) -> None:
     samples = {"queue": "Q7", "submit_mode": "PUSH", "log_level": "DEBUG", "runtime": "plain", "api": "legacy"}
-    samples |= {"require_isolation": "B", "use_realtime_logging": "yes"}
+    samples |= {"require_isolation": "B", "use_realtime_logging": "yes", "log_format": "json"}
     text = samples.get(option.name)
     for guess in (text, "https://host.example:1234", "17"):
         try:
@@ -571,3 +571,18 @@ def test_closing_the_back_doors_removes_them_from_the_process_and_its_children()
     assert not [name for name in CLOSED.split() if f"'{name}'" in done.stdout or f"\n{name}=" in done.stdout]
     assert "'GOOD'" in done.stdout and "\nHOME=/h" in done.stdout
     assert "NO_GCE_CHECK=true" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("flags", "environment", "plain"),
+    [
+        ({}, {"TERM": "xterm-256color"}, False),
+        ({"plain": True}, {"TERM": "xterm-256color"}, True),
+        ({}, {"TERM": "xterm-256color", "NO_COLOR": "1"}, True),
+        ({}, {"TERM": "xterm-256color", "NO_COLOR": ""}, False),  # as no-color.org has it
+        ({}, {"TERM": "dumb"}, True),
+        ({}, {}, True),
+    ],
+)
+def test_who_gets_no_live_view(flags: dict[str, Any], environment: dict[str, str], plain: bool) -> None:
+    assert read_settings({"queue": "Q", **flags}, environment, ()).plain is plain

@@ -84,6 +84,37 @@ def test_a_large_file_goes_in_parts_and_comes_in_spans(bucket: str, stores: Stor
     assert fetched.path.read_bytes() == content
 
 
+@pytest.mark.parametrize("place", ["gs://outputs", "s3://outputs", "disk"])
+def test_what_was_stored_can_be_removed_and_what_is_not_there_is_removed_already(
+    place: str, stores: Stores, tmp_path: Path
+) -> None:
+    url = f"{tmp_path / 'disk'}/probe é+#.txt" if place == "disk" else f"{place}/check/probe é+#.txt"
+    store = stores.for_url(url)
+    send(stores, _file(tmp_path, SMALL), url, Stop())
+    store.remove(url, Stop())
+    with pytest.raises(NotFound):
+        store.stat(url, Stop())
+    store.remove(url, Stop())
+
+
+def test_a_place_without_rights_or_outside_of_what_may_be_used_is_not_removed_from(
+    stores: Stores, store_servers: StoreServers, tls: Tls, tmp_path: Path
+) -> None:
+    wrong_key = tmp_path / "key.yaml"
+    wrong_key.write_text("access_key: NOBODY\nsecret_key: nothing-at-all\n")
+    strangers = open_stores(
+        StorageOptions(ca_path=str(tls.ca), s3_endpoint=store_servers.s3_url, s3_key_file=wrong_key)
+    )
+    with pytest.raises(AccessRefused):
+        strangers.for_url("s3://outputs/x").remove("s3://outputs/x", Stop())
+    strangers.close()
+    outside = tmp_path / "outside"
+    outside.write_text("")
+    with pytest.raises(BadUrl):
+        stores.for_url(str(outside)).remove(str(outside), Stop())
+    assert outside.exists()
+
+
 @BUCKETS
 @pytest.mark.parametrize("pieces", [0, 1, 30])
 def test_a_stream_is_stored_whole(bucket: str, pieces: int, stores: Stores, tmp_path: Path) -> None:

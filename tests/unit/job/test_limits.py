@@ -29,6 +29,13 @@ def test_the_containers_memory_limit_less_a_margin_is_a_limit_of_its_own() -> No
     assert limits.sources["container_bytes"] == "the container's memory limit 2000 MB x 0.95"
 
 
+def test_the_limit_of_a_pod_that_is_not_here_is_held_by_the_payloads_own_memory() -> None:
+    limits = limits_for(JOB, QUEUE, LimitSettings(absent_container_bytes=2000 * MB))
+    assert (limits.memory_bytes, limits.container_bytes) == (1900 * MB, None)
+    assert limits.sources["memory_bytes"] == "the memory limit of the job's pod 2000 MB x 0.95"
+    assert limits_for(JOB, QUEUE, LimitSettings(absent_container_bytes=1 << 40)).memory_bytes == 3600 * MB
+
+
 def test_min_ram_count_limits_where_the_pod_was_cut_to_the_job_or_the_queue_says_nothing() -> None:
     small = replace(JOB, resources=Resources(min_ram_bytes=1024 * MB))
     assert limits_for(small, QUEUE).memory_bytes == 3600 * MB

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from itertools import pairwise
 from typing import BinaryIO
@@ -19,6 +20,11 @@ from pilot.runtime.workdir import JobFolder
 from pilot.storage.store import Unavailable
 
 DONE = StopReason(StopKind.PAYLOAD_DONE)
+
+
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pump, "FIRST_LOOK_S", 0.0)
 
 
 class Board(dict[str, bytes]):
@@ -97,6 +103,16 @@ def shown_at(
     monkeypatch.setattr(stop, "wait", wait)
     follow(folder, put, stop)
     return moments
+
+
+def test_of_a_job_that_is_over_at_once_nothing_is_sent(folder: JobFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pump, "FIRST_LOOK_S", 60.0)
+    board, stop = Board(), Stop()
+    stopping = threading.Timer(0.05, stop.request, (DONE,))
+    stopping.start()
+    follow(folder, board.put, stop)
+    stopping.join()
+    assert board == {}
 
 
 def test_a_line_after_a_quiet_time_is_shown_at_once_however_long_the_job_has_run(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import json
 import logging
 import os
 import subprocess
@@ -10,8 +11,17 @@ from pathlib import Path
 
 import pytest
 
-from pilot.runtime.events import RedactingFormatter, log_to_file, redactor, start_logging
+from pilot.runtime.events import (
+    JsonFormatter,
+    RedactingFormatter,
+    last_event,
+    lines_written_by,
+    log_to_file,
+    redactor,
+    start_logging,
+)
 from pilot.runtime.files import replace_atomically
+from pilot.runtime.progress import JobAt, board
 from pilot.runtime.secret import Secret
 from pilot.runtime.summary import write_summary
 
@@ -125,3 +135,56 @@ def test_a_file_that_cannot_be_replaced_stays_and_leaves_nothing_beside_it(tmp_p
 def test_the_summary_is_json(tmp_path: Path) -> None:
     write_summary(tmp_path / "s.json", {"jobs": []})
     assert (tmp_path / "s.json").read_text() == '{\n "jobs": []\n}\n'
+
+
+# --- JSON lines, and who else may write them --------------------------------------------------------------------------
+
+
+def record(message: str, *args: object, **more: object) -> logging.LogRecord:
+    return logging.LogRecord("pilot.test", logging.WARNING, "file", 1, message, args, None, **more)  # type: ignore[arg-type]
+
+
+def test_a_json_line_says_what_when_where_and_of_which_job() -> None:
+    fields = json.loads(JsonFormatter().format(record("job %s", 7)))
+    assert (fields["level"], fields["logger"], fields["thread"]) == ("WARNING", "pilot.test", "MainThread")
+    assert fields["message"] == "job 7" and fields["time"].endswith("Z") and "job" not in fields
+    at = JobAt(4711, 2, None, "isr", "", Path("/logs"), "payload", 0.0, 0.0)
+    with board.job_in_hand(at):
+        fields = json.loads(JsonFormatter().format(record("x")))
+    assert (fields["job"], fields["attempt"]) == (4711, 2)
+
+
+def test_a_json_line_is_one_line_of_plain_characters_whatever_is_said() -> None:
+    line = JsonFormatter().format(record('evil\n{"level": "INFO"}\x1b[2J\r\u2028\udc80\u4e2d'))
+    assert line.isascii() and line.isprintable()
+    assert json.loads(line)["message"].startswith("evil\n{")
+
+
+def test_a_json_line_holds_no_secret_not_even_in_its_traceback() -> None:
+    with redactor.knowing((Secret('open "sesame" now'),)):
+        try:
+            raise ValueError('the word is open "sesame" now')
+        except ValueError:
+            line = JsonFormatter().format(
+                logging.LogRecord("pilot", 40, "f", 1, 'say open "sesame" now', (), sys.exc_info())
+            )
+    fields = json.loads(line)
+    assert "sesame" not in line and fields["message"] == "say ***"
+    assert fields["traceback"].endswith("ValueError: the word is ***")
+
+
+def test_lines_can_be_written_by_another_and_come_back(lines: io.StringIO) -> None:
+    other = io.StringIO()
+    with lines_written_by(other):
+        logger.info("to the other")
+    logger.info("back again")
+    assert "to the other" in other.getvalue() and "to the other" not in lines.getvalue()
+    assert "back again" in lines.getvalue() and "back again" not in other.getvalue()
+
+
+def test_the_last_event_is_remembered_redacted(lines: io.StringIO) -> None:
+    with redactor.knowing((Secret("open sesame"),)), last_event() as said:
+        assert said() == ""
+        logger.info("first")
+        logger.info("the word is %s", "open sesame")
+        assert said() == "the word is ***"
