@@ -151,7 +151,9 @@ class LiveLogs:
             cpu[name] = (last["cpu_s"] - first["cpu_s"]) / minutes
             self.values[f"{name} cpu"].append(cpu[name])
         self.values["share"].append(100 * (cpu["loud"] - cpu["quiet"]) / 60)
-        self.values["output"].append(len(self.yard.public(loud_id, STDOUT)) / 1e6 / length_s)
+        # The object of such an ended log shows both ends; the last line's number tells how much there was.
+        written_bytes = LINE_BYTES * (int(self.yard.public(loud_id, STDOUT).splitlines()[-1][:9]) + 1)
+        self.values["output"].append(written_bytes / 1e6 / length_s)
         first, *_, last = samples(quiet, SETTLED_S, self.sizes.window_s)
         self.values["requests"].append(self._store_requests(quiet_id, first["at"], last["at"]))
 
