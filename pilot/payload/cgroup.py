@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 ROOT = Path("/sys/fs/cgroup")
 MEMBERSHIP = Path("/proc/self/cgroup")
@@ -26,12 +26,12 @@ class MemoryGroup:
 
         The kernel kills when it can reclaim no more; file pages nobody uses it reclaims first (kubelet counts alike).
         """
-        used, dropped = _number(self.folder / "memory.current"), "inactive_file"
+        used, dropped = _number(f"{self.folder}/memory.current"), "inactive_file"
         if used is None:
-            used, dropped = _number(self.folder / "memory.usage_in_bytes"), "total_inactive_file"
+            used, dropped = _number(f"{self.folder}/memory.usage_in_bytes"), "total_inactive_file"
         if used is None:
             return None
-        return max(0, used - (_counter(self.folder / "memory.stat", dropped) or 0))
+        return max(0, used - (_counter(f"{self.folder}/memory.stat", dropped) or 0))
 
 
 def memory_group(root: Path = ROOT, membership: Path = MEMBERSHIP) -> MemoryGroup | None:
@@ -39,9 +39,9 @@ def memory_group(root: Path = ROOT, membership: Path = MEMBERSHIP) -> MemoryGrou
     limited = []
     for folder in _memory_folders(root, membership):
         for name in ("memory.max", "memory.limit_in_bytes"):
-            limit = _number(folder / name)
+            limit = _number(f"{folder}/{name}")
             if limit is not None and limit < UNLIMITED_BYTES:
-                limited.append(MemoryGroup(folder, limit))
+                limited.append(MemoryGroup(Path(folder), limit))
     return min(limited, key=lambda group: group.limit_bytes, default=None)
 
 
@@ -58,32 +58,32 @@ def oom_kill_count(root: Path = ROOT, membership: Path = MEMBERSHIP) -> int:
     """
     for folder in _memory_folders(root, membership):
         for name in ("memory.events", "memory.oom_control"):
-            count = _counter(folder / name, "oom_kill")
+            count = _counter(f"{folder}/{name}", "oom_kill")
             if count is not None:
                 return count
     return 0
 
 
-def _memory_folders(root: Path, membership: Path) -> Iterator[Path]:
+def _memory_folders(root: Path, membership: Path) -> Iterator[str]:
     """Our group and those above it, by its path; inside a cgroup namespace, as pods have it, that is the root alone.
 
     In a pod without such a namespace the path is the node's, the tree is mounted at our own group, and only the root exists.
     """
-    for line in _text(membership).splitlines():
+    for line in _text(str(membership)).splitlines():
         _hierarchy, controllers, path = ([*line.split(":", 2), "", ""])[:3]
         if controllers == "":
-            base = root
+            base = str(root)
         elif "memory" in controllers.split(","):
-            base = root / "memory"
+            base = f"{root}/memory"
         else:
             continue
-        below = PurePosixPath(path.lstrip("/"))
-        if ".." not in below.parts:
-            yield from (base / folder for folder in (below, *below.parents) if folder != PurePosixPath())
+        names = [name for name in path.split("/") if name]
+        if ".." not in names:
+            yield from ("/".join((base, *names[:depth])) for depth in range(len(names), 0, -1))
         yield base
 
 
-def _counter(path: Path, name: str) -> int | None:
+def _counter(path: str, name: str) -> int | None:
     """The number behind a word in a file of ``word number`` lines."""
     for line in _text(path).splitlines():
         word, _, number = line.partition(" ")
@@ -92,13 +92,15 @@ def _counter(path: Path, name: str) -> int | None:
     return None
 
 
-def _number(path: Path) -> int | None:
+def _number(path: str) -> int | None:
     text = _text(path).strip()
     return int(text) if text.isdigit() else None
 
 
-def _text(path: Path) -> str:
+def _text(path: str) -> str:
+    """What a file says; nothing where there is none. Asked often: plain calls, no Path and no text layer."""
     try:
-        return path.read_text("ascii", "replace")
+        with open(path, "rb", buffering=0) as file:
+            return file.readall().decode("ascii", "replace")
     except OSError:
         return ""
