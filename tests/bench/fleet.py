@@ -63,10 +63,11 @@ class Times:
     steady_s: float = 40.0
     away_s: float = 60.0
     back_s: float = 65.0
+    wait_s: float = 10.0  # the default of --empty-wait-s
 
     @classmethod
     def quick(cls) -> Times:
-        return cls(pilots=100, begin_s=2.0, rest_s=15.0, steady_s=20.0, away_s=10.0, back_s=65.0)
+        return cls(pilots=100, begin_s=2.0, rest_s=15.0, steady_s=20.0, away_s=10.0, back_s=15.0, wait_s=2.0)
 
 
 @dataclass(frozen=True)
@@ -169,7 +170,7 @@ def _order(world: World, scratch: Path, number: int, times: Times, begin: float,
     result = str(scratch / f"result{number}.json")
     return Order(
         settings["server"], settings["cert"], settings["key"], settings["ca"], queue, str(scratch / f"process{number}"),
-        last - first, begin, begin + times.begin_s, end, result,
+        last - first, times.wait_s, begin, begin + times.begin_s, end, result,
     )  # fmt: skip
 
 

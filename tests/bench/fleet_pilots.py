@@ -42,6 +42,7 @@ class Order:
     queue: dict[str, Any]
     folder: str
     pilots: int
+    wait_s: float  # the shortest one after an empty answer
     begin_from: float  # each begins at a random moment between these two
     begin_to: float
     end: float
@@ -92,12 +93,12 @@ def _no_job() -> JobParts:
     raise AssertionError("there is no job here")
 
 
-def plan_of(document: dict[str, Any]) -> WorkerPlan:
-    """A worker of the default settings that stays when there is nothing."""
+def plan_of(document: dict[str, Any], wait_s: float) -> WorkerPlan:
+    """A worker that stays when there is nothing."""
     queue = parse_queue(document, next(iter(document)))
     return WorkerPlan(
         queue, "managed", None, "SCORE", None, None, "node", None,
-        max_jobs=0, max_empty=1_000_000, empty_wait_s=10.0, lifetime_s=0.0, time_floor_s=0.0,
+        max_jobs=0, max_empty=1_000_000, empty_wait_s=wait_s, lifetime_s=0.0, time_floor_s=0.0,
         final_retry_s=3600.0, disk_limit_bytes=None,
     )  # fmt: skip
 
@@ -108,7 +109,7 @@ def run(order: Order) -> list[list[tuple[float, float, str]]]:
     folder = Path(order.folder)
     folder.mkdir(parents=True)
     WorkVolume(folder).keep_reserve()
-    plan = plan_of(order.queue)
+    plan = plan_of(order.queue, order.wait_s)
     pilots = [SimulatedPilot(order, number, plan) for number in range(order.pilots)]
     threads = [_started(pilot.live, random.uniform(order.begin_from, order.begin_to)) for pilot in pilots]
     time.sleep(max(0.0, order.end - time.time()))

@@ -44,10 +44,10 @@ LAST_MOMENT = re.compile(rb"^\d{9} at (\d+\.\d+)", re.MULTILINE)
 TWELVE_HOURS_S = 12 * 3600
 
 ROWS = (
-    Row("line", "a payload's line is public after", "s", 1, "<= 12"),
+    Row("line", "a payload's line is public after", "s", 1, "<= 12", "the end of the job"),
     Row("line p95", "the same, p95", "s", 1, "<= 12"),
     Row("line max", "the same, the latest", "s", 1, "<= 12"),
-    Row("lost", "kill -9 of the pilot: the public log ends before that", "s", 1, "<= 12"),
+    Row("lost", "kill -9 of the pilot: the public log ends before that", "s", 1, "<= 12", "there is none"),
     Row("lost loud", "the same with 1 MB/s of output", "s", 1, "<= 12"),
     Row("missing", "bytes missing before that end", "", 0, "<= 0"),
     Row("late", "at most, where a log always grows, after twelve hours", "s", 0, "<= 60"),
