@@ -138,6 +138,10 @@ class Yard:
     def ledger(self, after_seq: int) -> list[Entry]:
         return [*self.world.sandbox.ledger(after_seq)]
 
+    def log_requests(self) -> int:
+        """How many requests the log bucket has had so far, by its server's own log; not counted where a front is before it."""
+        return (self.world.state_dir / "servers.log").read_text(errors="replace").count(f"/{LOG_BUCKET}/o")
+
     def public(self, panda_id: int, name: str) -> bytes:
         """A job's log as the world reads it; empty when there is none."""
         url = f"{self.world.gcs_url}/{LOG_BUCKET}/logs/{QUEUE}/PandaJob_{panda_id}/{name}"

@@ -61,6 +61,7 @@ ROWS = (
     Row("cpu", "CPU per extra job, plain, the payload included", "s", 3, "<= 0.06", "0.19"),
     Row("cpu directory", "the same, Apptainer directory image", "s", 3, "", ""),
     Row("requests", "requests to the PanDA server a job", "", 1, "", ""),
+    Row("log requests", "requests to the log bucket a job", "", 1, "", ""),
     Row("quiet cpu", "CPU of the pilot while a quiet payload runs", "s/min", 2, "<= 0.10", "0.85"),
     Row("quiet made", "processes and threads made meanwhile", "/min", 0, "<= 0", "192"),
     Row("job rss", "RSS in a job, Google's store in use", "MB", 0, "<= 75", "70"),
@@ -143,7 +144,9 @@ class Turnaround:
 
     def _no_ops(self) -> None:
         short_cpu = [self._first(self._run(NO_OP)).ended.cpu_s for _ in range(self.sizes.short_runs)]
+        stored = self.yard.log_requests()
         long = self._run(NO_OP, self.sizes.jobs)
+        self.values["log requests"].append((self.yard.log_requests() - stored) / self.sizes.jobs)
         self._series(long, "", _median(short_cpu))
         self.values["requests"].append(long.requests / self.sizes.jobs)
         self.values["next"] += [turn.next_asked_at - _acknowledged(turn) for turn in long.turns if turn.next_asked_at]
