@@ -8,9 +8,9 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PYTEST := $(BIN)/pytest -q -p no:cacheprovider
 # On a terminal the demo keeps its servers up until Ctrl-C, so that the links can be clicked.
 KEEP := $(shell [ -t 0 ] && [ -z "$$CI" ] && echo --keep)
-SOURCES := pilot tests
+SOURCES := pilot tests docs/site
 
-.PHONY: bench-check bench-page fuzz soak image payload-image help setup demo demo-quick test test-unit test-integration test-kube test-containers test-e2e replay-faults escape lint type fmt bench bench-redaction sbom faults long lock clean
+.PHONY: docs bench-check bench-page fuzz soak image payload-image help setup demo demo-quick test test-unit test-integration test-kube test-containers test-e2e replay-faults escape lint type fmt bench bench-redaction sbom faults long lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -122,9 +122,14 @@ image: $(STAMP) ## the pilot's container image: make image [BASE=...] [SHAPE=sta
 payload-image: setup ## a payload image: make payload-image SOURCE=... [OUTPUT=x.sif] [KEY=private.pem] [TO=gs://... [PUBLISH="options"]]
 	@scripts/make-payload-image $(SOURCE) $(if $(OUTPUT),--output $(OUTPUT)) $(if $(KEY),--key $(KEY)) $(if $(TO),--to $(TO) $(PUBLISH))
 
+SITE ?= build/docs
+docs: $(STAMP) ## the documentation as a site, build/docs/index.html; warnings are errors
+	@$(BIN)/python -m sphinx -q -W --keep-going -E -b html -c docs/site -d $(SITE).read docs $(SITE)
+	@echo $(SITE)/index.html
+
 COMPILE := pip-compile -q --generate-hashes --strip-extras --no-header --no-emit-index-url --no-emit-trusted-host --no-emit-find-links
 lock: ## renew requirements.lock and the image's (hashed, no index URLs)
-	@$(BIN)/$(COMPILE) $(if $(KEEP_VERSIONS),,--upgrade) --allow-unsafe --extra sandbox --extra gcp-logging --extra dev \
+	@$(BIN)/$(COMPILE) $(if $(KEEP_VERSIONS),,--upgrade) --allow-unsafe --extra sandbox --extra gcp-logging --extra dev --extra docs \
 	  -o requirements.lock pyproject.toml
 	@$(BIN)/$(COMPILE) --upgrade -c requirements.lock -o container/requirements.lock pyproject.toml
 

@@ -10,31 +10,17 @@ from collections.abc import Sequence
 
 from pilot import __version__
 from pilot.job.errors import ExitCode, PilotCannotWork
+from pilot.job.exit_codes import EXIT_ADVICE
 from pilot.options import OPTIONS
 
 DESCRIPTION = "A PanDA pilot: takes jobs of a queue from the PanDA server, runs them, and leaves links to their logs."
-_EXIT_CODES = (
-    (ExitCode.OK, "duty done, whatever became of the jobs, also when there were none"),
-    (ExitCode.USAGE, "wrong options or settings"),
-    (ExitCode.MKDIR, "work folder cannot be made"),
-    (ExitCode.MISSING_FILE, "a file that was named does not exist, or holds no job"),
-    (ExitCode.CREDENTIALS, "no valid credentials"),
-    (ExitCode.NO_LOCAL_SPACE, "no space on the work volume"),
-    (ExitCode.NO_QUEUEDATA, "queue unknown, or CRIC silent and nothing cached"),
-    (ExitCode.BAD_QUEUEDATA, "queue data unusable"),
-    (ExitCode.QUEUE_NOT_ACTIVE, "queue not active"),
-    (ExitCode.SERVER_COMMUNICATION, "PanDA server out of reach"),
-    (ExitCode.PROXY_TOO_SHORT, "proxy about to expire"),
-    (ExitCode.QUEUE_NOT_ONLINE, "queue offline"),
-    (ExitCode.SIGTERM, "ended by SIGTERM"),
-)
 EPILOG = """\
 Each option can also be set as PILOT_<OPTION> in the environment or as a key (with underscores) of the settings file;
 flags win over the environment, the environment over the file. Credentials: --x509-proxy FILE, or --cert FILE --key FILE,
 or --token-file FILE --origin VO. No server at hand? --sandbox starts one on this machine.
 
 exit codes:
-""" + "\n".join(f"  {code:3d}  {meaning}" for code, meaning in _EXIT_CODES)
+""" + "\n".join(f"  {advice.code:3d}  {advice.means}" for advice in EXIT_ADVICE)
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -1,4 +1,4 @@
-# The pilot's identity towards Google. Its key is made by hand (docs/kubernetes.md): made here it would lie in the state.
+# The pilot's identity towards Google. Its key is made by hand (docs/operate.md): made here it would lie in the state.
 resource "google_service_account" "gcs_access" {
   project      = var.project
   account_id   = "gcs-access"

@@ -95,17 +95,18 @@ class PilotError(Enum):
 
 
 class ExitCode(IntEnum):
-    """What the pilot process exits with; Harvester and Kubernetes see it (facts: pilot convention, below 100)."""
+    """What the pilot process exits with; Harvester and Kubernetes see it. The numbers are a convention of PanDA's pilots.
+
+    What each means stands in exit_codes.py.
+    """
 
     OK = 0
     USAGE = 2
-    SITE_OFFLINE = 64
     GENERAL = 65
     MKDIR = 66
     MISSING_FILE = 67
     CREDENTIALS = 68
     NO_LOCAL_SPACE = 69
-    UNEXPECTED = 70
     NO_QUEUEDATA = 71
     BAD_QUEUEDATA = 72
     QUEUE_NOT_ACTIVE = 78

@@ -23,7 +23,7 @@ NOTICE_BYTES = 1 << 10  # room for the line that says what is left out
 FIRST_LOOK_S = 1.0  # a shorter job is shown when it has ended
 LOOK_S = 2.0  # whether a log has grown
 # A log that always grows is sent again after ten seconds, later after a hundredth of the run time so far, at last every
-# minute: 900 requests in twelve hours, and a pilot that is killed takes no more than that along.
+# minute: 901 requests in twelve hours, and a pilot that is killed takes no more than that along.
 SHORTEST_INTERVAL_S = 10.0
 INTERVAL_SHARE = 0.01
 LONGEST_INTERVAL_S = 60.0

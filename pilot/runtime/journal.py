@@ -14,7 +14,7 @@ import errno
 import json
 import os
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -45,6 +45,22 @@ class Event(Enum):
     FINAL_ABANDONED = "final_abandoned"
 
 
+# A sentence each, without its full stop; docs/reference/journal.md shows them.
+MEANINGS: Mapping[Event, str] = {
+    Event.ACQUIRE_INTENT: "the server is about to be asked for a job",
+    Event.ACQUIRE_RESULT: "it has answered; job says whether a job came",
+    Event.ACQUIRED: "a job is ours: from here on it is brought to its end, by this pilot or a successor",
+    Event.STARTING_ACCEPTED: "the server knows that the job is starting",
+    Event.STAGE_IN_DONE: "all inputs are there",
+    Event.PAYLOAD_STARTING: "the payload is about to be started, never to be started again; the mark finds what is left of it",
+    Event.PAYLOAD_PID: "it runs, as this process",
+    Event.PAYLOAD_EXITED: "it has ended, with what the pilot makes of it and what it used",
+    Event.STAGE_OUT_DONE: "the outputs are stored and verified",
+    Event.LOGS_STORED: "the logs are stored (nothing writes it today)",
+    Event.FINAL_PREPARED: "the final report, as it will be sent and resent",
+    Event.FINAL_ACKED: "the server has taken the final report",
+    Event.FINAL_ABANDONED: "the server will never take it: the job is no longer ours",
+}
 # Not among them: payload_starting. A payload is not started on a full disk.
 WORTH_THE_RESERVE = frozenset(
     {

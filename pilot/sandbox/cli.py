@@ -32,7 +32,7 @@ _ENDS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; every foreseeable trouble is one sentence on stderr and exit code 1."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    options = _parser().parse_args(given)
+    options = build_parser().parse_args(given)
     try:
         return int(options.act(options))
     except (SandboxError, BadSubmission, StoreUnavailable, StateFolderBusy, ProductionError) as error:
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _complain(f"{error.strerror}: {error.filename}" if error.filename else str(error))
 
 
-def _parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="pilot-sandbox", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     state = argparse.ArgumentParser(add_help=False)

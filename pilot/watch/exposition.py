@@ -5,12 +5,12 @@ Forty lines of our own and no library (docs/adr/0015): counting must be there be
 
 from __future__ import annotations
 
-import os
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import accumulate
-from pathlib import Path
+
+import psutil
 
 from pilot.runtime import metrics
 from pilot.runtime.metrics import METRICS, Counted, Metric, Spread
@@ -39,9 +39,10 @@ class OwnUse:
 
     @classmethod
     def now(cls) -> OwnUse:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-        times = os.times()
-        return cls(pages * os.sysconf("SC_PAGE_SIZE"), times.user + times.system)
+        process = psutil.Process()
+        with process.oneshot():
+            times = process.cpu_times()
+            return cls(process.memory_info().rss, times.user + times.system)
 
 
 def rendered(about: About, progress: Progress, counted: Counted, own: OwnUse, now_s: float, *, up: bool = True) -> str:

@@ -1,4 +1,4 @@
-"""The guide to Kubernetes is true: its commands run as far as no cluster is needed, and its names are those of the objects."""
+"""The operator's guide is true: its commands run as far as no cluster is needed, and its names are those of the objects."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from tests.kube.manifests import KUBE, OVERLAYS, ROOT, Builder, Document, docume
 from tests.kube.rules import container_of, pod_of, quantity
 from tests.kube.test_terraform import VARIABLES
 
-GUIDE = (ROOT / "docs/kubernetes.md").read_text()
+GUIDE = (ROOT / "docs/operate.md").read_text()
+TEMPLATES = (ROOT / "docs/templates.md").read_text()
 BLOCKS = re.findall(r"^```sh\n(.*?)^```", GUIDE, re.MULTILINE | re.DOTALL)
 LINES = [line for block in BLOCKS for line in block.splitlines() if line and not line.startswith("pilot-start")]
 QUEUE_ENTRY: dict[str, Any] = json.loads(re.findall(r"^```json\n(.*?)^```", GUIDE, re.MULTILINE | re.DOTALL)[0])
@@ -118,7 +119,7 @@ def test_harvesters_entry_fits_the_template_the_namespace_and_the_proxys_mount(b
 
 
 def test_the_table_of_templates_is_complete_and_its_memory_is_right(builder: Builder) -> None:
-    rows = dict(re.findall(r"^\| `([a-z-]+)` \| (.*) \|$", GUIDE, re.MULTILINE))
+    rows = dict(re.findall(r"^\| `([a-z-]+)` \| (.*) \|$", TEMPLATES, re.MULTILINE))
     assert set(rows) == set(OVERLAYS)
     for overlay in ("developmentcluster", "moderatemem", "highmem"):
         (job,) = documents(builder.worker(overlay, "worker"))
@@ -128,7 +129,7 @@ def test_the_table_of_templates_is_complete_and_its_memory_is_right(builder: Bui
 
 def test_the_figures_of_the_template_are_those_of_the_template(builder: Builder) -> None:
     (job,) = documents(builder.worker("moderatemem", "worker"))
-    told = dict(re.findall(r"`(\w+): ([^`]+)`", GUIDE))
+    told = dict(re.findall(r"`(\w+): ([^`]+)`", TEMPLATES))
     assert told["terminationGracePeriodSeconds"] == str(pod_of(job)["terminationGracePeriodSeconds"])
     assert told["ttlSecondsAfterFinished"] == str(job["spec"]["ttlSecondsAfterFinished"])
     environment = {entry["name"]: entry.get("value") for entry in container_of(job)["env"]}

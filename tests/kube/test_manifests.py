@@ -30,7 +30,7 @@ from tests.kube.rules import against_baseline, against_restricted, complaints, c
 
 MIB = 1 << 20
 PILOT_MIB = 128  # of a pod's memory, for the pilot itself
-GUARD = 0.95  # of a pod's memory: there the pilot ends the payload (docs/operator.md)
+GUARD = 0.95  # of a pod's memory: there the pilot ends the payload (docs/life.md)
 # queue, cores and MiB of a node of each cluster
 CLUSTERS = {
     "developmentcluster": ("DOMA_LSST_DEV", 6, 8960),

@@ -19,7 +19,7 @@ from tests.kube.rules import container_of
 
 TERRAFORM = ROOT / "container/terraform"
 FILES = sorted(TERRAFORM.glob("*.tf"))
-GUIDE = ROOT / "docs/kubernetes.md"
+GUIDE = ROOT / "docs/operate.md"
 PROJECT = "PROJECT"
 
 

@@ -69,7 +69,7 @@ def test_each_stage_is_seen_with_what_matters_in_it(world: World, pilots: Pilots
     put(world, "in.txt", content)
     keys = {**input_keys("in.txt", content, rse=LOG_ENDPOINT), **output_keys("out.txt", rse=LOG_ENDPOINT)}
     panda_id = submit(world, "echo looking at visit 42; cat in.txt >out.txt; sleep 3", **keys)
-    world.sandbox.fault("slow", path="update_job", delay_s=1.5)  # the start
+    world.sandbox.fault("slow", path="update_job", delay_s=2.5)  # the start
     world.sandbox.fault("drip", server="gcs", path="in.txt", delay_s=0.01)
     world.sandbox.fault("slow", server="gcs", path="upload", contains="/out.txt", delay_s=1.5)
     world.sandbox.fault("slow", server="gcs", path="upload", contains="log.tgz", delay_s=1.5)
