@@ -16,7 +16,7 @@ from pilot import cli, publish, recovery
 from pilot.job.advice import advice_for, advice_rows
 from pilot.job.errors import PilotError
 from pilot.job.exit_codes import EXIT_ADVICE, exit_code_rows
-from pilot.logs.pump import INTERVAL_SHARE, LONGEST_INTERVAL_S, SHORTEST_INTERVAL_S, TAIL_BYTES
+from pilot.logs.pump import INTERVAL_SHARE, SHORTEST_INTERVAL_S, TAIL_BYTES
 from pilot.options import BY_NAME, OPTIONS, Option
 from pilot.replay import cli as replay
 from pilot.runtime.journal import MEANINGS, WORTH_THE_RESERVE, Event
@@ -191,7 +191,7 @@ def refreshes(run_s: float) -> int:
     count, at_s = 0, 0.0
     while at_s < run_s:
         count += 1
-        at_s += min(LONGEST_INTERVAL_S, max(SHORTEST_INTERVAL_S, INTERVAL_SHARE * at_s))
+        at_s += max(SHORTEST_INTERVAL_S, INTERVAL_SHARE * at_s)
     return count
 
 

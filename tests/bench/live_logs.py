@@ -87,7 +87,7 @@ class LiveLogs:
             running += [pool.submit(self._killed, "lost", SLOW) for _ in range(self.sizes.kills)]
         for one in running:
             one.result()
-        self.values["late"].append(min(pump.LONGEST_INTERVAL_S, pump.INTERVAL_SHARE * TWELVE_HOURS_S))
+        self.values["late"].append(pump.INTERVAL_SHARE * TWELVE_HOURS_S)
         say("a loud and a quiet minute")
         self._costs()
 

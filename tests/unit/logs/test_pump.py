@@ -123,14 +123,14 @@ def test_a_line_after_a_quiet_time_is_shown_at_once_however_long_the_job_has_run
     assert 0 < later[0] - 5_000 <= 3 and 0 < later[1] - 40_000 <= 3
 
 
-def test_a_log_that_always_grows_is_shown_every_ten_seconds_later_every_hundredth_and_at_last_every_minute(
+def test_a_log_that_always_grows_is_shown_every_ten_seconds_and_later_every_hundredth(
     folder: JobFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     moments = shown_at(folder, monkeypatch, lambda _second: True, 12_000)
     pauses = {before: after - before for before, after in pairwise(moments)}
     assert {pause for before, pause in pauses.items() if before < 900} == {10}
     assert {pause for before, pause in pauses.items() if 2_900 < before < 3_000} == {30}
-    assert {pause for before, pause in pauses.items() if before > 6_000} == {60}
+    assert all(0 <= pause - 0.01 * before < 3 for before, pause in pauses.items() if before > 6_000)
 
 
 def test_of_a_large_log_the_end_is_shown_from_a_line_on_and_all_of_it_is_kept(folder: JobFolder) -> None:
