@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("pilot.worker")
 
-LONGEST_WAIT_FACTOR = 6  # 10 s becomes 10 to 60 s
+LONGEST_WAIT_FACTOR = 6  # 10 s grows to 60 s
 REFUSALS = {
     ExitCode.QUEUE_NOT_ACTIVE: PilotError.QUEUE_NOT_ACTIVE,
     ExitCode.QUEUE_NOT_ONLINE: PilotError.QUEUE_NOT_ONLINE,
@@ -326,9 +326,14 @@ class Worker:
         return None
 
     def _wait_after_nothing(self) -> None:
+        """The waits double, so that a job that comes soon is found soon and an empty queue is asked rarely; half of each is
+        left to chance, so that pilots that were started together, or lost the server together, do not ask together.
+        """
         if self._empty_answers < self.plan.max_empty:
+            doubled = 2.0 ** min(self._empty_answers, LONGEST_WAIT_FACTOR)
+            longest_s = self.plan.empty_wait_s * min(doubled, LONGEST_WAIT_FACTOR)
             board.doing(f"waiting, {self._empty_answers} empty answers so far")
-            self.stop.wait(random.uniform(self.plan.empty_wait_s, LONGEST_WAIT_FACTOR * self.plan.empty_wait_s))
+            self.stop.wait(random.uniform(longest_s / 2, longest_s))
 
     def _duty_done(self) -> ExitCode:
         reason = self.stop.reason

@@ -20,30 +20,39 @@ TAIL_BYTES = 1 << 20  # what a growing log's object holds at most
 WHOLE_MAX_BYTES = 32 << 20  # up to here the object of an ended job's log holds the whole text: what a browser can show
 HEAD_BYTES = 64 << 10  # of a larger one, besides its end: how it began
 NOTICE_BYTES = 1 << 10  # room for the line that says what is left out
+FIRST_LOOK_S = 1.0  # a shorter job is shown when it has ended
+LOOK_S = 2.0  # whether a log has grown
+# A log that always grows is sent again after ten seconds, later after a hundredth of the run time so far: 479 requests in
+# twelve hours, by whose end a pilot that is killed takes the last seven minutes along.
 SHORTEST_INTERVAL_S = 10.0
-INTERVAL_SHARE = 0.01  # of the run time so far: a twelve-hour job is refreshed every seven minutes
+INTERVAL_SHARE = 0.01
 
 
 def follow(folder: JobFolder, put: Put, stop: Stop) -> None:
     """Until ``stop``: show the end of every log that grew, and keep what is before it. A failure is logged once and tried
-    again later; a log that did not grow costs nothing.
+    again later; a log that did not grow costs nothing, and one that was quiet is shown as soon as it grows.
     """
     segments = Segments(folder)
     shown: dict[str, int] = {}
+    due_s: dict[str, float] = {}
     troubled = False
     started_s = monotonic_s()
+    stop.wait(FIRST_LOOK_S)
     while not stop.is_set():
         for file in log_files(folder):
-            size_bytes = file.size_bytes()
+            size_bytes, now_s = file.size_bytes(), monotonic_s()
             if size_bytes is None or shown.get(file.name) == size_bytes or stop.is_set():
                 continue
+            if now_s < due_s.get(file.name, now_s):
+                continue
+            due_s[file.name] = now_s + max(SHORTEST_INTERVAL_S, INTERVAL_SHARE * (now_s - started_s))
             try:
                 _show(file, segments, put)
                 shown[file.name], troubled = size_bytes, False
             except (StoreError, LocalFileError, OSError) as trouble:
                 logger.log(logging.DEBUG if troubled else logging.WARNING, "live log of %s: %s", file.name, trouble)
                 troubled = True
-        stop.wait(max(SHORTEST_INTERVAL_S, INTERVAL_SHARE * (monotonic_s() - started_s)))
+        stop.wait(LOOK_S)
 
 
 def _show(file: LogFile, segments: Segments, put: Put) -> None:

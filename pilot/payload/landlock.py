@@ -1,9 +1,9 @@
 """Closes the file system and the other processes to a program, then becomes it. Run as a file, by the payload's argv:
 
-    python -I -S landlock.py ARGUMENTS-AS-JSON PROGRAM ARGUMENT...
+    python -I -S landlock.py [-k] [-rPATH...] [-wPATH...] -- PROGRAM ARGUMENT...
 
-It imports nothing of ours: it starts in every payload, in 15 ms. The JSON holds ``read`` and ``write``, lists of paths below
-which the program may read and run, or do anything; whatever else exists cannot be opened. ``keep_capabilities`` is for a
+It imports nothing of ours, and as little as it can: it starts in every payload, in 10 ms. Below the paths of ``-r`` the program
+may read and run, below those of ``-w`` do anything; whatever else exists cannot be opened. ``-k`` keeps the capabilities, for a
 program that will change its user first. What cannot be closed ends it with code 125: the program is then not run at all.
 """
 
@@ -105,18 +105,27 @@ def _checked(result: int) -> int:
     return result
 
 
+def words(read: list[str], write: list[str], *, keep_capabilities: bool) -> tuple[str, ...]:
+    """The arguments for ``main`` that stand before the program."""
+    kept = ("-k",) if keep_capabilities else ()
+    return (*kept, *(f"-r{path}" for path in read), *(f"-w{path}" for path in write), "--")
+
+
 def main(arguments: list[str]) -> None:
     """Restrict, then become the program; returns never, or by SystemExit."""
-    import json
-
     try:
-        places = json.loads(arguments[0])
+        end = arguments.index("--")
+        given, program = arguments[:end], arguments[end + 1 :]
+        read = [word[2:] for word in given if word.startswith("-r")]
+        write = [word[2:] for word in given if word.startswith("-w")]
+        if len(read) + len(write) + given.count("-k") != len(given):
+            raise ValueError(f"{given} is not understood")
         # its output files may be opened again by their names in /dev and /proc
-        restrict(places["read"], [*places["write"], "/proc/self/fd/1", "/proc/self/fd/2", "/proc/self/oom_score_adj"])
-        if not places["keep_capabilities"]:
+        restrict(read, [*write, "/proc/self/fd/1", "/proc/self/fd/2", "/proc/self/oom_score_adj"])
+        if "-k" not in given:
             drop_capabilities()
-        os.execv(arguments[1], arguments[1:])  # noqa: S606
-    except (OSError, ValueError, KeyError, IndexError) as error:
+        os.execv(program[0], program)  # noqa: S606
+    except (OSError, ValueError, IndexError) as error:
         os.write(2, f"FATAL: the payload cannot be closed in: {error}\n".encode())
         sys.exit(EXIT_CODE)
 

@@ -8,7 +8,6 @@ highest of B, C and D.
 from __future__ import annotations
 
 import ctypes
-import json
 import os
 import pwd
 import resource
@@ -266,8 +265,8 @@ def landlocked(
     argv: tuple[str, ...], read: list[str], write: list[str], *, keep_capabilities: bool = False
 ) -> tuple[str, ...]:
     """``argv`` behind the small program that closes the file system to it."""
-    places = json.dumps({"read": read, "write": write, "keep_capabilities": keep_capabilities})
-    return (sys.executable, "-I", "-S", str(Path(landlock.__file__)), places, *argv)
+    words = landlock.words(read, write, keep_capabilities=keep_capabilities)
+    return (sys.executable, "-I", "-S", str(Path(landlock.__file__)), *words, *argv)
 
 
 def refusal(required: Level, plain: Plain, container: str) -> str:

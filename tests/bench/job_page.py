@@ -26,7 +26,7 @@ from tests.unit.logs.page.stories import finished
 TRIES = 11
 _IMPORT = """
 import sys, time
-import pilot.app
+import pilot.app, pilot.parts
 def used(): return time.process_time(), int(open("/proc/self/statm").read().split()[1]) * 4
 before = used()
 import pilot.logs.page.document, pilot.logs.page.telling

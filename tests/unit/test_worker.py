@@ -14,7 +14,7 @@ from pilot.job.errors import ExitCode, PilotCannotWork
 from pilot.job.model import ApiGeneration
 from pilot.ports import Acquired, AcquireRequest, CredentialsRefused, JobStatus, NoJob, ServerRefused, ServerUnreachable
 from pilot.runtime.journal import Event, Journal, read_journal
-from pilot.runtime.stop import StopKind
+from pilot.runtime.stop import Stop, StopKind
 from pilot.worker import WorkerEnd
 from tests.unit.parts import QUEUE, WITH_OUTPUT, Bench, definition
 
@@ -115,6 +115,41 @@ def test_a_job_that_arrives_with_the_signal_is_reported(bench: Bench) -> None:
     bench.server.on_acquire = lambda: bench.end(StopKind.SIGTERM)
     assert live(bench).exit_code is ExitCode.SIGTERM
     assert (bench.server.final["pilot_error_code"], bench.payload.runs) == (1201, 0)
+
+
+class Impatient(Stop):
+    """Notes how long it shall wait, and does not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waits_s: list[float] = []
+
+    def wait(self, timeout_s: float | None) -> bool:
+        self.waits_s.append(timeout_s or 0.0)
+        return self.is_set()
+
+
+def waits_s(tmp_path: Path, answers: list[Any], max_empty: int) -> list[float]:
+    stop = Impatient()
+    bench = Bench(tmp_path, stop=stop)
+    bench.server.to_give = answers
+    live(bench, max_empty=max_empty, empty_wait_s=10.0, time_floor_s=1e9)
+    return stop.waits_s
+
+
+def test_the_waits_for_a_job_grow_to_six_times_the_shortest_and_differ_from_pilot_to_pilot(tmp_path: Path) -> None:
+    lives = [waits_s(tmp_path / str(number), [NoJob("none")] * 7, max_empty=7) for number in range(30)]
+    by_number = list(zip(*lives, strict=True))
+    assert len(by_number) == 6, "after the last answer it leaves and does not wait"
+    for found, (least_s, most_s) in zip(by_number, [(10, 20), (20, 40), *[(30, 60)] * 4], strict=True):
+        assert least_s <= min(found) < max(found) <= most_s
+        assert max(found) - min(found) > (most_s - least_s) / 2, "a thousand pilots must not ask at once"
+
+
+def test_after_a_job_the_waits_are_short_again(tmp_path: Path) -> None:
+    answers = [*[NoJob("none")] * 3, definition(), NoJob("none"), NoJob("none")]
+    _first, _second, before, after, *_more = waits_s(tmp_path, answers, max_empty=4)
+    assert before >= 30 and after <= 20
 
 
 # --- trouble ----------------------------------------------------------------------------------------------------------

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
+from itertools import pairwise
 from typing import BinaryIO
 
 import pytest
@@ -18,6 +20,11 @@ from pilot.runtime.workdir import JobFolder
 from pilot.storage.store import Unavailable
 
 DONE = StopReason(StopKind.PAYLOAD_DONE)
+
+
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pump, "FIRST_LOOK_S", 0.0)
 
 
 class Board(dict[str, bytes]):
@@ -55,7 +62,7 @@ def test_growing_logs_are_shown(folder: JobFolder, eventually: Callable[..., Non
 
 
 def test_a_log_that_did_not_grow_is_not_sent_again(folder: JobFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pump, "SHORTEST_INTERVAL_S", 0.001)
+    monkeypatch.setattr(pump, "SHORTEST_INTERVAL_S", 0.0)
     board, stop, rounds = Board(), Stop(), 0
 
     def wait(timeout_s: float | None) -> bool:
@@ -70,6 +77,60 @@ def test_a_log_that_did_not_grow_is_not_sent_again(folder: JobFolder, monkeypatc
     monkeypatch.setattr(stop, "wait", wait)
     follow(folder, board.put, stop)
     assert board.puts == 4 + 1
+
+
+def shown_at(
+    folder: JobFolder, monkeypatch: pytest.MonkeyPatch, grows_at_s: Callable[[float], bool], until_s: float
+) -> list[float]:
+    """When the standard output of a job was shown, in seconds since its start, by a clock that only waiting moves."""
+    now_s, stop, moments = 0.0, Stop(), []
+
+    def wait(timeout_s: float | None) -> bool:
+        nonlocal now_s
+        before_s, now_s = now_s, now_s + (timeout_s or 0.0)
+        if any(grows_at_s(float(second)) for second in range(int(before_s), int(now_s))):
+            with folder.stdout.open("ab") as log:
+                log.write(b"a line\n")
+        if now_s > until_s:
+            stop.request(DONE)
+        return stop.is_set()
+
+    def put(name: str, _content: BinaryIO) -> None:
+        if name == "payload.stdout":
+            moments.append(now_s)
+
+    monkeypatch.setattr(pump, "monotonic_s", lambda: now_s)
+    monkeypatch.setattr(stop, "wait", wait)
+    follow(folder, put, stop)
+    return moments
+
+
+def test_of_a_job_that_is_over_at_once_nothing_is_sent(folder: JobFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pump, "FIRST_LOOK_S", 60.0)
+    board, stop = Board(), Stop()
+    stopping = threading.Timer(0.05, stop.request, (DONE,))
+    stopping.start()
+    follow(folder, board.put, stop)
+    stopping.join()
+    assert board == {}
+
+
+def test_a_line_after_a_quiet_time_is_shown_at_once_however_long_the_job_has_run(
+    folder: JobFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin, *later = shown_at(folder, monkeypatch, lambda second: second in (5_000, 40_000), 43_200)
+    assert begin == 0.0 and len(later) == 2
+    assert 0 < later[0] - 5_000 <= 3 and 0 < later[1] - 40_000 <= 3
+
+
+def test_a_log_that_always_grows_is_shown_every_ten_seconds_and_later_every_hundredth(
+    folder: JobFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moments = shown_at(folder, monkeypatch, lambda _second: True, 12_000)
+    pauses = {before: after - before for before, after in pairwise(moments)}
+    assert {pause for before, pause in pauses.items() if before < 900} == {10}
+    assert {pause for before, pause in pauses.items() if 2_900 < before < 3_000} == {30}
+    assert all(0 <= pause - 0.01 * before < 3 for before, pause in pauses.items() if before > 6_000)
 
 
 def test_of_a_large_log_the_end_is_shown_from_a_line_on_and_all_of_it_is_kept(folder: JobFolder) -> None:
