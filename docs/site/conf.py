@@ -1,4 +1,4 @@
-"""Sphinx's settings for the documentation site (`make docs`; why Sphinx: docs/adr/0020)."""
+"""Sphinx's settings for the documentation site (`make docs`; why Sphinx: docs/adr/0015)."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The metrics in Prometheus' text form (version 0.0.4), from the counts and from what stands on the board.
 
-Forty lines of our own and no library (docs/adr/0015): counting must be there before anybody asks, and the rest is this text.
+Forty lines of our own and no library (docs/adr/0014): counting must be there before anybody asks, and the rest is this text.
 """
 
 from __future__ import annotations
