@@ -182,6 +182,22 @@ def test_importing_the_entry_point_imports_no_heavy_library(module: str) -> None
 
 
 def test_wiring_the_pilot_imports_no_store_library_before_it_is_used() -> None:
-    code = "import sys, pilot.app; print([n for n in ('boto3', 'google.cloud.storage') if n in sys.modules])"
+    code = (
+        "import sys, pilot.app, pilot.parts; print([n for n in ('boto3', 'google.cloud.storage') if n in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_a_pilot_asks_for_a_job_before_it_imports_what_jobs_run_with() -> None:
+    names = (
+        "pilot.jobrun",
+        "pilot.parts",
+        "pilot.payload.runtime",
+        "pilot.logs.upload",
+        "pilot.storage.download",
+        "subprocess",
+    )
+    code = f"import sys, pilot.app; print([name for name in {names!r} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"

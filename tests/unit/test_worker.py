@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 
 from pilot.job.errors import ExitCode, PilotCannotWork
 from pilot.job.model import ApiGeneration
+from pilot.jobrun import JobParts
 from pilot.ports import Acquired, AcquireRequest, CredentialsRefused, JobStatus, NoJob, ServerRefused, ServerUnreachable
 from pilot.runtime.journal import Event, Journal, read_journal
 from pilot.runtime.stop import Stop, StopKind
@@ -36,6 +38,25 @@ def test_jobs_are_run_one_after_the_other_until_there_are_none(bench: Bench) -> 
     assert (end.exit_code, [job.attempt.panda_id for job in end.jobs]) == (ExitCode.OK, [1, 2])
     assert end.reason == "the server had no job 1 times in a row"
     assert bench.summaries == [1, 2]
+
+
+def test_what_jobs_run_with_is_made_once_and_for_the_first(bench: Bench) -> None:
+    made: list[str] = []
+    worker = bench.worker()
+    give = worker.make_parts
+    worker.make_parts = lambda: _told(made, give)
+    worker.live()
+    assert made == []
+    bench.server.to_give = [definition(1), definition(2)]
+    worker = bench.worker()
+    worker.make_parts = lambda: _told(made, give)
+    worker.live()
+    assert made == ["made"]
+
+
+def _told(made: list[str], give: Callable[[], JobParts]) -> JobParts:
+    made.append("made")
+    return give()
 
 
 def test_a_job_that_fails_is_no_failure_of_the_pilot(bench: Bench) -> None:

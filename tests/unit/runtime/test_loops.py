@@ -132,3 +132,18 @@ def test_a_stage_under_a_stopped_scope_still_gets_its_bound() -> None:
     stop = Stop()
     stop.request(TERM)
     assert run_stage("report", lambda: 1, stop, bound_s=10) == 1
+
+
+def test_while_a_stage_waits_the_conductor_does_something_short() -> None:
+    done = threading.Event()
+
+    def body() -> str:
+        return "answered" if done.wait(10) else "nothing was done meanwhile"
+
+    assert run_stage("acquire", body, Stop(), meanwhile=done.set) == "answered"
+
+
+def test_for_a_stage_that_is_over_at_once_nothing_is_done_meanwhile() -> None:
+    done: list[str] = []
+    assert run_stage("acquire", lambda: 5, Stop(), meanwhile=lambda: done.append("late")) == 5
+    assert done == []
