@@ -196,7 +196,6 @@ def test_a_pilot_asks_for_a_job_before_it_imports_what_jobs_run_with() -> None:
         "pilot.payload.runtime",
         "pilot.logs.upload",
         "pilot.storage.download",
-        "subprocess",
     )
     code = f"import sys, pilot.app; print([name for name in {names!r} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
