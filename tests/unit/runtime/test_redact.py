@@ -10,13 +10,23 @@ import shlex
 import subprocess
 import threading
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote, quote_plus, urlencode
 
+import ahocorasick_rs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pilot.runtime.redact import MASK, NEEDLE_MAX_BYTES, RECENT_FILES, Redactor, secret_parts
+from pilot.runtime.redact import (
+    MASK,
+    NEEDLE_MAX_BYTES,
+    RECENT_FILES,
+    TABLE_AFTER_BYTES,
+    Needles,
+    Redactor,
+    secret_parts,
+)
 from pilot.runtime.secret import Secret, SecretFile, came_to_know, tell_of_secrets
 from tests.bench.redaction import run_cases
 
@@ -153,6 +163,31 @@ def test_every_split_of_a_needle_is_seen() -> None:
             stream = redactor.stream()
             shown = [stream.feed(data[:first]), stream.feed(data[first:second]), stream.feed(data[second:])]
             assert b"".join([*shown, stream.flush()]) == b"before " + b"*" * len(WORD) + b" after"
+
+
+@given(st.lists(st.binary(min_size=1, max_size=6), min_size=1, max_size=8), st.binary(max_size=200))
+def test_the_table_for_large_texts_finds_the_same(needles: list[bytes], text: bytes) -> None:
+    usual, for_much = Needles(needles), Needles(needles)
+    for_much._make_table_for_much(TABLE_AFTER_BYTES + 1)
+    joined = text + b"".join(needles) + text
+    assert for_much.spans(joined, ended=True) == usual.spans(joined, ended=True)
+
+
+def test_a_large_text_is_read_with_a_table_unless_it_would_take_much_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[object] = []
+
+    library = ahocorasick_rs.BytesAhoCorasick
+
+    def automaton(needles: Any, **how: Any) -> Any:
+        made.append(how.get("implementation"))
+        return library(needles, **how)
+
+    monkeypatch.setattr(ahocorasick_rs, "BytesAhoCorasick", automaton)
+    for needles in ({b"0123456789"}, {b"%09d" % number for number in range(10_000)}):
+        found = Needles(needles)
+        for _block in range(9):
+            found.spans(bytes(1 << 20), ended=False)
+    assert made == [None, ahocorasick_rs.Implementation.DFA, None]
 
 
 def test_a_stream_without_secrets_holds_nothing_back() -> None:
