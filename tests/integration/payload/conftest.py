@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import base64
-import ctypes
 import os
 import signal
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,7 +25,6 @@ from pilot.runtime.workdir import JobFolder, WorkVolume
 from pilot.storage.store import Stores
 
 PROJECT = Path(__file__).parents[3]
-PR_SET_CHILD_SUBREAPER = 36
 QUEUE = Queue("Q", "Q", "S", True, QueueStatus.ONLINE)
 
 
@@ -109,15 +107,20 @@ def said(folder: JobFolder, word: str) -> bool:
     return stdout.exists() and word in stdout.read_text()
 
 
+SERVERS = set[int]()  # of other tests, which this test process started before
+
+
 def living(root: Path) -> list[int]:
     """Processes whose environment names this folder, and orphans we have adopted, after the dead ones are collected."""
     reap_strangers()
-    mark, me, session = str(root).encode(), os.getpid(), os.getsid(0)
-    return [
-        process.pid
-        for process in procfs.all_processes().values()
-        if (process.ppid == me and process.session != session) or mark in procfs._read(f"/proc/{process.pid}/environ")
-    ]
+    mark, processes = str(root).encode(), procfs.all_processes()
+    adopted = children_in_sessions_of_their_own(processes) - SERVERS
+    return [pid for pid in processes if pid in adopted or mark in procfs._read(f"/proc/{pid}/environ")]
+
+
+def children_in_sessions_of_their_own(processes: Mapping[int, procfs.Process]) -> set[int]:
+    me, session = os.getpid(), os.getsid(0)
+    return {process.pid for process in processes.values() if process.ppid == me and process.session != session}
 
 
 @contextmanager
@@ -140,7 +143,8 @@ def a_pilot_that_dies(payloads: Payloads, text: str) -> Iterator[None]:
 @pytest.fixture
 def payloads(tmp_path: Path) -> Iterator[Payloads]:
     """Nothing of a payload may be alive when the test is over."""
+    SERVERS.clear()
+    SERVERS.update(children_in_sessions_of_their_own(procfs.all_processes()))
     payloads = Payloads(tmp_path / "volume")
     yield payloads
     assert not living(tmp_path)
-    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)  # other tests have orphans that are not for us

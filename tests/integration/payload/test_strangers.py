@@ -14,7 +14,7 @@ from pilot.payload import procfs
 from pilot.payload.process import become_subreaper, register_child, release_child
 from pilot.payload.strangers import collect_strangers, look, strangers_collected
 from pilot.runtime.stop import Stop, StopKind, StopReason
-from tests.integration.payload.conftest import PR_SET_CHILD_SUBREAPER
+from tests.conftest import PR_SET_CHILD_SUBREAPER
 
 Eventually = Callable[..., None]
 
