@@ -110,8 +110,9 @@ def remove_tree(root: Path) -> None:
 def _clear(name: str, top: int, lifted: Iterator[str]) -> bool:
     """Empty the folder ``name`` of ``top`` and remove it; the folders in it come to lie in ``top``. False: nothing changed."""
     changed = False
-    try:
+    with suppress(OSError):  # another user's, opened to our group by its owner
         os.chmod(name, 0o700, dir_fd=top)
+    try:
         folder = os.open(name, _FOLDER, dir_fd=top)
     except OSError:
         return False
@@ -119,6 +120,7 @@ def _clear(name: str, top: int, lifted: Iterator[str]) -> bool:
         for inner in _folders_in(folder):
             with suppress(OSError):
                 os.chmod(inner, 0o700, dir_fd=folder)  # it is written to when its parent changes
+            with suppress(OSError):
                 os.rename(inner, next(lifted), src_dir_fd=folder, dst_dir_fd=top)
                 changed = True
     finally:
