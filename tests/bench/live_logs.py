@@ -50,7 +50,7 @@ ROWS = (
     Row("lost", "kill -9 of the pilot: the public log ends before that", "s", 1, "<= 12", "there is none"),
     Row("lost loud", "the same with 1 MB/s of output", "s", 1, "<= 12"),
     Row("missing", "bytes missing before that end", "", 0, "<= 0"),
-    Row("late", "at most, where a log always grows, after twelve hours", "s", 0, "<= 60"),
+    Row("late", "by its pace, where a log always grows, after twelve hours: at most", "s", 0),
     Row("output", "output of the loud payload", "MB/s", 2),
     Row("loud cpu", "CPU of the pilot with it", "s/min", 2),
     Row("quiet cpu", "the same with a quiet payload", "s/min", 2),
