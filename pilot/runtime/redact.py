@@ -80,6 +80,9 @@ class Redactor:
             yield
         finally:
             self._change(Counter(), mine)
+            with self._lock:
+                if self._needles is not None:
+                    self._needles.start_over()
 
     def _change(self, more: Counter[Secret], less: Counter[Secret]) -> None:
         if more or less:
@@ -131,7 +134,8 @@ class Needles:
     def __init__(self, needles: Iterable[bytes]) -> None:
         self._sorted: Sequence[bytes] = sorted(needles)
         self.longest_bytes = max(map(len, self._sorted), default=0)
-        self._until_table_bytes = TABLE_AFTER_BYTES if sum(map(len, self._sorted)) <= TABLE_MAX_NEEDLE_BYTES else None
+        self._may_be_table = 0 < sum(map(len, self._sorted)) <= TABLE_MAX_NEEDLE_BYTES
+        self._until_table_bytes = TABLE_AFTER_BYTES if self._may_be_table else None
         if self._sorted:
             from ahocorasick_rs import BytesAhoCorasick, MatchKind
 
@@ -157,6 +161,16 @@ class Needles:
         if ended and (cut_bytes := self._cut_off_bytes(data)):
             found.append((len(data) - cut_bytes, len(data)))
         return _joined(found)
+
+    def start_over(self) -> None:
+        """What was searched so far counts no more, and the table that was made for it is let go."""
+        if not self._may_be_table:
+            return
+        if self._until_table_bytes is None:
+            from ahocorasick_rs import BytesAhoCorasick, MatchKind
+
+            self._automaton = BytesAhoCorasick(self._sorted, matchkind=MatchKind.Standard)
+        self._until_table_bytes = TABLE_AFTER_BYTES
 
     def _make_table_for_much(self, size_bytes: int) -> None:
         """Where much is read, the automaton becomes a table. Two threads may both make it: either is right."""

@@ -190,6 +190,16 @@ def test_a_large_text_is_read_with_a_table_unless_it_would_take_much_memory(monk
     assert made == [None, ahocorasick_rs.Implementation.DFA, None]
 
 
+def test_with_a_job_goes_the_table_that_was_made_for_its_texts() -> None:
+    redactor = Redactor()
+    redactor.add(Secret("open-sesame-42"))
+    with redactor.knowing([]):
+        redactor.needles().spans(bytes(TABLE_AFTER_BYTES + 1), ended=False)
+        assert redactor.needles()._until_table_bytes is None
+    assert redactor.needles()._until_table_bytes == TABLE_AFTER_BYTES
+    assert redactor.mask(b"say open-sesame-42 now") == b"say ************** now"
+
+
 def test_a_stream_without_secrets_holds_nothing_back() -> None:
     stream = Redactor().stream()
     assert stream.feed(b"at once") == b"at once"
