@@ -17,7 +17,7 @@ from pilot.job.errors import ExitCode, PayloadError, PilotCannotWork
 from pilot.job.model import MEGABYTE, ApiGeneration
 from pilot.job.queue import Queue, Transfer, require_usable, storages_for
 from pilot.own_logs import hand_in_worker_log, own_worker_log, realtime_logs, worker_log_url
-from pilot.panda.auth import Credentials, TokenCredentials, X509Credentials
+from pilot.panda.auth import Credentials
 from pilot.panda.client import PandaClient
 from pilot.panda.renewal import renewed_by_server
 from pilot.payload.readiness import Demands, Readiness
@@ -241,15 +241,7 @@ def _credentials(settings: Settings) -> Credentials:
 
 def given_credentials(settings: Settings) -> Credentials:
     """Proxy or certificate, token, or both, as the settings name them."""
-    x509 = None
-    if settings.x509_proxy is not None:
-        x509 = X509Credentials(settings.x509_proxy, settings.x509_proxy)
-    elif settings.cert is not None and settings.key is not None:
-        x509 = X509Credentials(settings.cert, settings.key)
-    token = None
-    if settings.token_file is not None and settings.origin is not None:
-        token = TokenCredentials(SecretFile(settings.token_file), settings.origin)
-    return Credentials(x509, token)
+    return Credentials.given(settings.x509_proxy, settings.cert, settings.key, settings.token_file, settings.origin)
 
 
 def storage_options(settings: Settings) -> StorageOptions:

@@ -160,6 +160,20 @@ class Credentials:
     x509: X509Credentials | None = None
     token: TokenCredentials | None = None
 
+    @classmethod
+    def given(
+        cls, x509_proxy: Path | None, cert: Path | None, key: Path | None, token_file: Path | None, origin: str | None
+    ) -> Credentials:
+        """Proxy or certificate, token, or both, as a person names them: a proxy before a certificate. Nothing is read yet."""
+        x509, token = None, None
+        if x509_proxy is not None:
+            x509 = X509Credentials(x509_proxy, x509_proxy)
+        elif cert is not None and key is not None:
+            x509 = X509Credentials(cert, key)
+        if token_file is not None and origin is not None:
+            token = TokenCredentials(SecretFile(token_file), origin)
+        return cls(x509, token)
+
     def client_cert(self) -> tuple[str, str] | None:
         """Certificate and key paths, as the TLS layer wants them."""
         return (str(self.x509.cert_path), str(self.x509.key_path)) if self.x509 else None

@@ -15,12 +15,11 @@ from pilot.job.errors import ExitCode, PilotCannotWork
 from pilot.job.model import Attempt
 from pilot.job.queue import Transfer, storages_for
 from pilot.job.replay import MAX_DOCUMENT_BYTES, REPLAY_NAME, Replay, read_replay
-from pilot.panda.auth import Credentials, TokenCredentials, X509Credentials
+from pilot.panda.auth import Credentials
 from pilot.panda.client import PandaClient
 from pilot.ports import ServerRefused, ServerUnreachable
 from pilot.replay.bundle import read_document
 from pilot.runtime.loops import run_stage
-from pilot.runtime.secret import SecretFile
 from pilot.runtime.stop import Stop
 from pilot.settings import Settings
 from pilot.storage.download import fetch
@@ -151,14 +150,8 @@ def _require_known(panda_id: int, settings: Settings, stop: Stop) -> None:
 
 
 def _credentials(settings: Settings) -> Credentials:
-    x509 = None
-    if settings.x509_proxy is not None:
-        x509 = X509Credentials(settings.x509_proxy, settings.x509_proxy)
-    elif settings.cert is not None and settings.key is not None:
-        x509 = X509Credentials(settings.cert, settings.key)
-    token = None
-    if settings.token_file is not None and settings.origin is not None:
-        token = TokenCredentials(SecretFile(settings.token_file), settings.origin)
-    credentials = Credentials(x509, token)
+    credentials = Credentials.given(
+        settings.x509_proxy, settings.cert, settings.key, settings.token_file, settings.origin
+    )
     credentials.check(SHORTEST_CERTIFICATE_S)
     return credentials
