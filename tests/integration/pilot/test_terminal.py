@@ -71,9 +71,10 @@ def test_each_stage_is_seen_with_what_matters_in_it(world: World, pilots: Pilots
     panda_id = submit(world, "echo looking at visit 42; cat in.txt >out.txt; sleep 3", **keys)
     world.sandbox.fault("slow", path="update_job", delay_s=2.5)  # the start
     world.sandbox.fault("drip", server="gcs", path="in.txt", delay_s=0.01)
-    world.sandbox.fault("slow", server="gcs", path="upload", contains="/out.txt", delay_s=1.5)
-    world.sandbox.fault("slow", server="gcs", path="upload", contains='/log.tgz"', delay_s=1.5)
-    world.sandbox.fault("slow", path="update_job", contains="job_output_report", delay_s=1.5)
+    world.sandbox.fault("slow", server="gcs", path="upload", contains="/out.txt", delay_s=2.5)
+    world.sandbox.fault("slow", server="gcs", path="upload", contains='/log.tgz"', delay_s=2.5)
+    world.sandbox.fault("slow", path="update_job", contains="job_output_report", delay_s=2.5)
+    world.sandbox.fault("slow", path="acquire_jobs", skip=1, delay_s=2.5)  # the next job, of which there is none
     with at_a_terminal(pilots, *HASTY) as seat:
         assert seat.end() == 0, seat.lines
     seen = ["\n".join(frame) for frame in frames(seat)]
