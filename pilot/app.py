@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
 
@@ -32,6 +33,7 @@ from pilot.runtime.pulse import pulse_of_this_thread
 from pilot.runtime.secret import SecretFile, tell_of_secrets
 from pilot.runtime.signals import stop_on_signals
 from pilot.runtime.stop import Stop, StopKind, Stopped
+from pilot.runtime.summary import Summary
 from pilot.runtime.workdir import VolumeInUse, WorkVolume
 from pilot.settings import OPEN_VARIABLES, Settings
 from pilot.storage.opening import StorageOptions, open_stores
@@ -110,10 +112,12 @@ def _serve(
             if not settings.recover_only:
                 ids, site = (settings.harvester_id, settings.worker_id), settings.site or settings.queue
                 parts.enter_context(worker_told(server, *ids, site, settings.node, stop))
-            worker = _worker(settings, server, volume, followers, stop, parts)
+            summary = Summary(settings.summary) if settings.summary else None
+            after_job = partial(_after_job, settings, summary)
+            worker = _worker(settings, server, volume, followers, after_job, stop, parts)
             end = worker.live()
             logger.info("leaving: %s", end.reason)
-            _summarize(settings, worker, end)
+            _summarize(settings, summary, worker, end)
     except Stopped as stopped:
         logger.info("leaving before any job was asked for: %s", stopped)
         return int(ExitCode.SIGINT if stopped.reason.kind is StopKind.SIGINT else ExitCode.SIGTERM)
@@ -168,6 +172,7 @@ def _worker(
     server: PandaClient,
     volume: WorkVolume,
     followers: tuple[Follower, ...],
+    after_job: Callable[[Worker], None],
     stop: Stop,
     closing: ExitStack,
 ) -> Worker:
@@ -201,7 +206,7 @@ def _worker(
         parts,
         volume,
         stop,
-        after_job=lambda worker: _after_job(settings, worker),
+        after_job=after_job,
         get_ready=_import_parts,
     )
 
@@ -223,13 +228,13 @@ def _refusal(settings: Settings, queue: Queue, volume: WorkVolume) -> PilotCanno
     return None
 
 
-def _after_job(settings: Settings, worker: Worker) -> None:
+def _after_job(settings: Settings, summary: Summary | None, worker: Worker) -> None:
     """As PID 1 of a container the pilot inherits what payloads leave: dead strangers are collected between jobs."""
     if os.getpid() == 1:
         from pilot.payload.strangers import reap_strangers
 
         reap_strangers()
-    _summarize(settings, worker, None)
+    _summarize(settings, summary, worker, None)
 
 
 def _credentials(settings: Settings) -> Credentials:
@@ -377,11 +382,9 @@ def hide_secrets(settings: Settings) -> None:
             redactor.learn(SecretFile(path).read(), for_good=True)
 
 
-def _summarize(settings: Settings, worker: Worker, end: WorkerEnd | None) -> None:
-    if settings.summary is None:
+def _summarize(settings: Settings, summary: Summary | None, worker: Worker, end: WorkerEnd | None) -> None:
+    if summary is None:
         return
-    from pilot.runtime.summary import write_summary
-
     pilot = {
         "started": worker.started_at.isoformat(),
         "ended": utc_now().isoformat() if end else None,
@@ -390,16 +393,11 @@ def _summarize(settings: Settings, worker: Worker, end: WorkerEnd | None) -> Non
     }
     if url := worker_log_url(settings):
         pilot["worker_log_url"] = url
-    summary = {
-        "version": __version__,
-        "queue": settings.queue,
-        "pilot": pilot,
-        "jobs": [job.summary() for job in worker.jobs],
-    }
+    summary.add(job.summary() for job in worker.jobs[len(summary) :])
     try:
-        write_summary(settings.summary, summary)
+        summary.write({"version": __version__, "queue": settings.queue, "pilot": pilot})
     except OSError as error:
-        logger.warning("the summary %s cannot be written: %s", settings.summary, error.strerror)
+        logger.warning("the summary %s cannot be written: %s", summary.path, error.strerror)
 
 
 def _text(path: Path | None) -> str | None:

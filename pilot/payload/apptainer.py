@@ -20,9 +20,10 @@ from pilot.job.outcome import container_error
 from pilot.payload.command import Command
 from pilot.payload.environment import TRACKING_NAME, PayloadEnvironment
 from pilot.payload.folder import PayloadPlaces
-from pilot.payload.process import CONTAINER_COMMS, Launch, PayloadProcess, guarded
+from pilot.payload.process import CONTAINER_COMMS, PayloadProcess
 from pilot.payload.procfs import Process
 from pilot.payload.programs import DEFAULT_PATH
+from pilot.payload.start import Launch, guarded
 from pilot.runtime.stop import Stop
 
 PROBE_TIMEOUT_S = 60.0

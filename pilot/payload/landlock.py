@@ -1,10 +1,11 @@
-"""Closes the file system and the other processes to a program, then becomes it. Run as a file, by the payload's argv:
+"""Closes the file system and the other processes to a thread, and to all that it starts from then on.
+
+The kernel keeps Landlock, no-new-privileges and capabilities for each thread by itself: the pilot's other threads lose nothing.
+Where no pilot starts the payload (a replay's script), the same is done by this file as a program, which then becomes the payload:
 
     python -I -S landlock.py [-k] [-rPATH...] [-wPATH...] -- PROGRAM ARGUMENT...
 
-It imports nothing of ours, and as little as it can: it starts in every payload, in 10 ms. Below the paths of ``-r`` the program
-may read and run, below those of ``-w`` do anything; whatever else exists cannot be opened. ``-k`` keeps the capabilities, for a
-program that will change its user first. What cannot be closed ends it with code 125: the program is then not run at all.
+``-k`` keeps the capabilities. What cannot be closed ends it with code 125: the payload is then not run at all.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import ctypes
 import os
 import stat
 import sys
+from dataclasses import dataclass
+from typing import Self
 
 EXIT_CODE = 125
 SYS_CREATE_RULESET, SYS_ADD_RULE, SYS_RESTRICT_SELF = 444, 445, 446  # the same on every architecture
@@ -52,8 +55,40 @@ def file_rights(abi: int) -> int:
     return _ABI_1 | sum(right for since, right in later if abi >= since)
 
 
-def restrict(read: list[str], write: list[str]) -> None:
-    """Restrict this process for good. Paths that do not exist are passed over. Raises OSError."""
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """Below ``read`` a program may read and run, below ``write`` do anything; whatever else exists it cannot open.
+
+    ``keep_capabilities``: for a program that will change its user first.
+    """
+
+    read: tuple[str, ...]
+    write: tuple[str, ...]
+    keep_capabilities: bool = False
+
+    def close_in(self, *also_write: str) -> None:
+        """Restrict this thread for good. Paths that do not exist are passed over. Raises OSError."""
+        _restrict(self.read, (*self.write, *also_write))
+        if not self.keep_capabilities:
+            _drop_capabilities()
+
+    def program(self) -> tuple[str, ...]:
+        """The argv in front of a payload that closes it in by itself."""
+        kept = ("-k",) if self.keep_capabilities else ()
+        words = (*kept, *(f"-r{path}" for path in self.read), *(f"-w{path}" for path in self.write))
+        return (sys.executable, "-I", "-S", __file__, *words, "--")
+
+    @classmethod
+    def of_words(cls, words: list[str]) -> Self:
+        """From the arguments of ``program``. Raises ValueError."""
+        read = tuple(word[2:] for word in words if word.startswith("-r"))
+        write = tuple(word[2:] for word in words if word.startswith("-w"))
+        if len(read) + len(write) + words.count("-k") != len(words):
+            raise ValueError(f"{words} is not understood")
+        return cls(read, write, keep_capabilities="-k" in words)
+
+
+def _restrict(read: tuple[str, ...], write: tuple[str, ...]) -> None:
     abi = version()
     if abi < 1:
         raise OSError(0, "the kernel offers no Landlock")
@@ -73,8 +108,8 @@ def restrict(read: list[str], write: list[str]) -> None:
     os.close(rules)
 
 
-def drop_capabilities() -> None:
-    """Empty the three sets of this process; with no-new-privileges on, no later exec brings any back. Raises OSError."""
+def _drop_capabilities() -> None:
+    """Empty the three sets of this thread; with no-new-privileges on, no later exec brings any back."""
     header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
     sets = (ctypes.c_uint32 * 6)()
     _checked(_libc.capset(header, sets))
@@ -105,26 +140,13 @@ def _checked(result: int) -> int:
     return result
 
 
-def words(read: list[str], write: list[str], *, keep_capabilities: bool) -> tuple[str, ...]:
-    """The arguments for ``main`` that stand before the program."""
-    kept = ("-k",) if keep_capabilities else ()
-    return (*kept, *(f"-r{path}" for path in read), *(f"-w{path}" for path in write), "--")
-
-
 def main(arguments: list[str]) -> None:
-    """Restrict, then become the program; returns never, or by SystemExit."""
+    """Close this program in, then become the payload; returns never, or by SystemExit."""
     try:
         end = arguments.index("--")
-        given, program = arguments[:end], arguments[end + 1 :]
-        read = [word[2:] for word in given if word.startswith("-r")]
-        write = [word[2:] for word in given if word.startswith("-w")]
-        if len(read) + len(write) + given.count("-k") != len(given):
-            raise ValueError(f"{given} is not understood")
-        # its output files may be opened again by their names in /dev and /proc
-        restrict(read, [*write, "/proc/self/fd/1", "/proc/self/fd/2", "/proc/self/oom_score_adj"])
-        if "-k" not in given:
-            drop_capabilities()
-        os.execv(program[0], program)  # noqa: S606
+        payload = arguments[end + 1 :]
+        Closed.of_words(arguments[:end]).close_in("/proc/self/fd/1", "/proc/self/fd/2")
+        os.execv(payload[0], payload)  # noqa: S606
     except (OSError, ValueError, IndexError) as error:
         os.write(2, f"FATAL: the payload cannot be closed in: {error}\n".encode())
         sys.exit(EXIT_CODE)

@@ -9,9 +9,10 @@ from pilot.job.errors import PayloadError, PilotError
 from pilot.payload.command import Command
 from pilot.payload.environment import PayloadEnvironment
 from pilot.payload.folder import PayloadPlaces
-from pilot.payload.process import Launch, guarded
+from pilot.payload.landlock import Closed
 from pilot.payload.programs import DEFAULT_PATH
-from pilot.payload.rungs import DEVICES, Account, Plain, landlocked
+from pilot.payload.rungs import DEVICES, Account, Plain
+from pilot.payload.start import Launch, guarded
 
 SCRIPT_NAME = "payload.sh"
 
@@ -38,18 +39,13 @@ def plain_launch(
     script.unlink(missing_ok=True)
     script.write_text(command.text + "\n", encoding="utf-8", errors="surrogateescape")
     script.chmod(0o600)
-    argv: tuple[str, ...] = (bash, str(script))
-    writable = [str(places.work), str(places.scratch), *DEVICES, *writable]
+    read = ("/",) if rung.account else (*readable, str(script))
+    write = (str(places.work), str(places.scratch), *DEVICES, *writable)
+    closed = Closed(read, write, keep_capabilities=rung.account is not None) if rung.landlock else None
     try:
         if rung.account is not None:
             _open_to(rung.account, places)
-            argv = guarded(argv, rung.account, max_processes)
-            if rung.landlock:  # first: the other user may not be able to run our Python
-                argv = landlocked(argv, ["/"], writable, keep_capabilities=True)
-        elif rung.landlock:
-            argv = guarded(landlocked(argv, [*readable, str(script)], writable))
-        else:
-            argv = guarded(argv)
+        argv = guarded((bash, str(script)), rung.account, max_processes)
     except OSError as error:
         raise PayloadError(PilotError.SETUP_FAILURE, f"{error.filename}: {error.strerror}") from error
     return Launch(
@@ -61,6 +57,7 @@ def plain_launch(
         tracking_id=tracking_id,
         umask=rung.umask,
         account=rung.account,
+        closed=closed,
     )
 
 

@@ -1,4 +1,4 @@
-"""A payload's processes: start, wait, stop for certain, reap, account. It ends only what belongs to the job.
+"""A payload's processes: wait, stop for certain, reap, account. It ends only what belongs to the job.
 
 What belongs to a job is found by four marks: descent from the payload, its session, the tracking variable in its
 environment, and, for processes that shed all three, adoption: this process is a child subreaper, so an orphan of the
@@ -15,7 +15,6 @@ import subprocess
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from pilot.job.errors import PayloadError, PilotError
 from pilot.payload import procfs
@@ -23,6 +22,7 @@ from pilot.payload.environment import TRACKING_NAME
 from pilot.payload.procfs import Process
 from pilot.payload.programs import DEFAULT_PATH
 from pilot.payload.rungs import Account
+from pilot.payload.start import Launch, start
 from pilot.runtime.clock import monotonic_s
 from pilot.runtime.pulse import wait_for
 from pilot.runtime.stop import Deadline, Stop, StopKind, StopReason
@@ -30,28 +30,10 @@ from pilot.runtime.stop import Deadline, Stop, StopKind, StopReason
 _PR_SET_CHILD_SUBREAPER = 36
 KILL_WAIT_S = 5.0  # for a process to vanish after SIGKILL; only one stuck in the kernel takes longer
 INIT_WAIT_S = 2.0
-OOM_SCORE_ADJ = "500"
 # What carries a container: not the payload's, and not to be ended before it.
 CONTAINER_COMMS = frozenset(
     {"appinit", "starter", "starter-suid", "squashfuse_ll", "fuse-overlayfs", "apptainer", "singularity"}
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Launch:
-    """What is to be started: argv (no secret in it), the exact environment, the work folder, the two output files.
-
-    ``account``: the user it runs as, where that is another than the pilot's.
-    """
-
-    argv: tuple[str, ...]
-    environment: Mapping[str, str]
-    folder: Path
-    stdout: Path
-    stderr: Path
-    tracking_id: str
-    umask: int = 0o077
-    account: Account | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,21 +119,6 @@ def collect(pid: int) -> float | None:
     return usage.ru_utime + usage.ru_stime if done else None
 
 
-def guarded(argv: tuple[str, ...], account: Account | None = None, max_processes: int = 0) -> tuple[str, ...]:
-    """``argv`` so that it dies with the pilot, can gain no privileges and leaves no core file (util-linux does it).
-
-    Where the kernel has to kill one process of the container for memory, it is to be the payload's and not the pilot.
-    With an ``account`` it runs as that user, who may have ``max_processes`` processes and threads at once (0: any number).
-    """
-    setpriv, prlimit, choom = (shutil.which(name, path=DEFAULT_PATH) for name in ("setpriv", "prlimit", "choom"))
-    if not setpriv or not prlimit:
-        raise PayloadError(PilotError.SETUP_FAILURE, "setpriv and prlimit are missing here; install util-linux")
-    victim = (choom, "-n", OOM_SCORE_ADJ, "--") if choom else ()
-    user = account.launcher()[1:] if account else ("--no-new-privs", "--")
-    bounds = ("--core=0:0", *((f"--nproc={max_processes}:{max_processes}",) if account and max_processes else ()))
-    return (setpriv, "--pdeathsig", "KILL", *user, prlimit, *bounds, "--", *victim, *argv)
-
-
 class Guard:
     """A small shell that outlives a dead pilot just long enough to end the payload it leaves behind."""
 
@@ -192,7 +159,7 @@ class Guard:
 
 
 class PayloadProcess:
-    """A running payload. Start it on the main thread: the parent-death signal fires when the *forking thread* ends."""
+    """A running payload; to be made on the main thread."""
 
     def __init__(self, launch: Launch) -> None:
         self._tracking = f"{TRACKING_NAME}={launch.tracking_id}".encode()
@@ -204,7 +171,7 @@ class PayloadProcess:
         self.started_at_s = monotonic_s()
         self._guard = Guard(f"{TRACKING_NAME}={launch.tracking_id}", launch.account)
         try:
-            self._process = self._start(launch)
+            self._process = start(launch)
         except (PayloadError, OSError):
             self._guard.dismiss()
             raise
@@ -212,38 +179,6 @@ class PayloadProcess:
         register_child(self.pid)
         me = procfs.read_process(self.pid)
         self.started = me.started if me else 0
-
-    @staticmethod
-    def _start(launch: Launch) -> subprocess.Popen[bytes]:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
-        stdout = os.open(launch.stdout, flags, 0o600)
-        try:
-            stderr = os.open(launch.stderr, flags, 0o600)
-        except OSError:
-            os.close(stdout)
-            raise
-        try:
-            if launch.account is not None:  # it may open /dev/stdout by name
-                for descriptor in (stdout, stderr):
-                    os.fchown(descriptor, -1, launch.account.gid)
-                    os.fchmod(descriptor, 0o660)
-            return subprocess.Popen(
-                launch.argv,
-                env=dict(launch.environment),
-                cwd=launch.folder,
-                stdin=subprocess.DEVNULL,
-                stdout=stdout,
-                stderr=stderr,
-                start_new_session=True,
-                umask=launch.umask,
-                close_fds=True,
-            )
-        except OSError as error:
-            text = f"{launch.argv[0]} could not be started: {error.strerror or error}"
-            raise PayloadError(PilotError.SETUP_FAILURE, text) from error
-        finally:
-            os.close(stdout)
-            os.close(stderr)
 
     @property
     def exited(self) -> bool:

@@ -235,22 +235,19 @@ def readable_places(private: tuple[Path, ...], volume: Path, binds: tuple[str, .
 
     Landlock only grants. A folder that holds something private is granted by its other entries.
     """
-    hidden = {path.resolve() for path in (*private, volume)} | {
-        Path("/run/secrets"),
-        Path("/var/run/secrets").resolve(),
-    }
+    secrets = (Path("/run/secrets"), Path("/var/run/secrets"))
+    hidden = {path.resolve() for path in (*private, volume, *secrets)}
+    holding = {folder for path in hidden for folder in path.parents}
     own = [path for path in (sys.prefix, sys.base_prefix) if path not in ("/", "/usr")]
-    found: list[str] = []
-    for place in (*PROGRAM_PLACES, *own, *binds):
-        found.extend(_without(Path(place), hidden))
-    return found
+    return [path for place in (*PROGRAM_PLACES, *own, *binds) for path in _without(Path(place), hidden, holding)]
 
 
-def _without(place: Path, hidden: set[Path]) -> Iterator[str]:
+def _without(place: Path, hidden: set[Path], holding: set[Path]) -> Iterator[str]:
+    """The place, or what in it is neither hidden nor holds (``holding``) anything that is."""
     real = place.resolve()
-    if real in hidden or any(parent in hidden for parent in real.parents):
+    if real in hidden or not hidden.isdisjoint(real.parents):
         return
-    if not any(real in path.parents for path in hidden):
+    if real not in holding:
         yield str(real)
         return
     try:
@@ -258,15 +255,7 @@ def _without(place: Path, hidden: set[Path]) -> Iterator[str]:
     except OSError:
         return
     for entry in entries:
-        yield from _without(entry, hidden)
-
-
-def landlocked(
-    argv: tuple[str, ...], read: list[str], write: list[str], *, keep_capabilities: bool = False
-) -> tuple[str, ...]:
-    """``argv`` behind the small program that closes the file system to it."""
-    words = landlock.words(read, write, keep_capabilities=keep_capabilities)
-    return (sys.executable, "-I", "-S", str(Path(landlock.__file__)), *words, *argv)
+        yield from _without(entry, hidden, holding)
 
 
 def refusal(required: Level, plain: Plain, container: str) -> str:

@@ -47,11 +47,12 @@ from pilot.payload.known import KnownModes
 from pilot.payload.look import look
 from pilot.payload.monitor import Monitor, TreeSample
 from pilot.payload.plain import plain_launch
-from pilot.payload.process import Launch, PayloadProcess, ProcessEnd, become_subreaper
+from pilot.payload.process import PayloadProcess, ProcessEnd, become_subreaper
 from pilot.payload.procfs import Process
 from pilot.payload.programs import find_runtime
 from pilot.payload.readiness import Demands, Readiness
 from pilot.payload.rungs import Level, Plain
+from pilot.payload.start import Launch
 from pilot.ports import Question
 from pilot.runtime.loops import run_stage
 from pilot.runtime.payload_end import PayloadEnd

@@ -16,9 +16,10 @@ from pilot.job.states import JobState
 from pilot.payload.apptainer import CONTAINER_TMP
 from pilot.payload.command import TransformSource, resolve
 from pilot.payload.environment import TRACKING_NAME
-from pilot.payload.process import Guard, Launch
+from pilot.payload.process import Guard
 from pilot.payload.readiness import Readiness
 from pilot.payload.runtime import PayloadRunner, PreparedPayload
+from pilot.payload.start import Launch
 from pilot.ports import Question, Sight
 from pilot.replay.plan import Plan
 from pilot.replay.terminal import attended
@@ -135,7 +136,7 @@ def open_shell(bench: Bench, stop: Stop) -> int:
     launch = prepared.launch
     guard = Guard(f"{TRACKING_NAME}={launch.tracking_id}", launch.account)
     try:
-        return attended(launch.argv, launch.environment, launch.folder, launch.umask, stop)
+        return attended(launch.whole_argv, launch.environment, launch.folder, launch.umask, stop)
     finally:
         bench.runner.lay_to_rest(prepared.mark, bench.folder)
         guard.dismiss()
@@ -180,7 +181,7 @@ def _script(launch: Launch, variables: Mapping[str, str | Secret]) -> str:
     for name, value in sorted(launch.environment.items()):
         plain = name.removeprefix("APPTAINERENV_").removeprefix("SINGULARITYENV_")
         lines.append(f'  {name}="${{{plain}:?}}" \\' if plain in secrets else f"  {name}={shlex.quote(value)} \\")
-    lines.append("  " + " ".join(shlex.quote(word) for word in launch.argv) + " \\")
+    lines.append("  " + " ".join(shlex.quote(word) for word in launch.whole_argv) + " \\")
     lines.append(f"  </dev/null >{shlex.quote(str(launch.stdout))} 2>{shlex.quote(str(launch.stderr))}")
     return "#!/bin/sh\n# Starts the payload as pilot-replay would, without its limits.\n" + "\n".join(lines) + "\n"
 

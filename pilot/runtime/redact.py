@@ -133,6 +133,7 @@ class Needles:
 
     def __init__(self, needles: Iterable[bytes]) -> None:
         self._sorted: Sequence[bytes] = sorted(needles)
+        self._heads = frozenset(needle[:MIN_SECRET_CHARS] for needle in self._sorted)
         self.longest_bytes = max(map(len, self._sorted), default=0)
         self._may_be_table = 0 < sum(map(len, self._sorted)) <= TABLE_MAX_NEEDLE_BYTES
         self._until_table_bytes = TABLE_AFTER_BYTES if self._may_be_table else None
@@ -189,11 +190,14 @@ class Needles:
 
     def _cut_off_bytes(self, data: bytes) -> int:
         """The length of the longest end of the data that begins a needle; 0 when it is too short to tell."""
-        for size in range(min(self.longest_bytes - 1, len(data)), MIN_SECRET_CHARS - 1, -1):
-            end = data[-size:]
+        tail = data[-self.longest_bytes + 1 :] if self.longest_bytes > 1 else b""
+        for start in range(len(tail) - MIN_SECRET_CHARS + 1):
+            if tail[start : start + MIN_SECRET_CHARS] not in self._heads:
+                continue
+            end = tail[start:]
             place = bisect_left(self._sorted, end)
             if place < len(self._sorted) and self._sorted[place].startswith(end):
-                return size
+                return len(end)
         return 0
 
 

@@ -3,13 +3,28 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from pilot.runtime.files import replace_atomically
 
 
-def write_summary(path: Path, summary: Mapping[str, Any]) -> None:
-    """Replace the file atomically. Raises OSError."""
-    replace_atomically(path, (json.dumps(summary, indent=1) + "\n").encode())
+class Summary:
+    """The file at ``path``, a line for each job. A line is made once: a pilot may do thousands of jobs."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lines: list[str] = []
+
+    def add(self, jobs: Iterable[Mapping[str, Any]]) -> None:
+        """Further jobs, as JSON values."""
+        self._lines += [json.dumps(job) for job in jobs]
+
+    def __len__(self) -> int:
+        return len(self._lines)
+
+    def write(self, about: Mapping[str, Any]) -> None:
+        """Replace the file atomically; ``about`` the pilot are the keys beside ``jobs``. Raises OSError."""
+        jobs = ",\n".join(self._lines)
+        replace_atomically(self.path, f'{json.dumps(about)[:-1]}, "jobs": [\n{jobs}\n]}}\n'.encode())

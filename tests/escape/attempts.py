@@ -155,6 +155,13 @@ print('GOT', urllib.request.urlopen(url, context=context, timeout=5).status)
 STOP = (
     Attempt(Kind.STOP, "signals to the pilot", 'kill -0 $PILOT 2>/dev/null && echo "GOT the right"'),
     Attempt(Kind.STOP, "signals to the pilot by pidfd", _CALL + "import signal\nh = os.pidfd_open(pilot)\nsignal.pidfd_send_signal(h, signal.SIGCONT)\nprint('GOT one through')", True),
+    Attempt(
+        Kind.STOP,
+        "signals to single threads of the pilot",
+        _CALL + "threads = map(int, os.listdir(f'/proc/{pilot}/task'))\n"
+        "if [t for t in threads if libc.tgkill(pilot, t, 0) == 0]: print('GOT the right')",
+        True,
+    ),
     Attempt(Kind.STOP, "limits of the pilot", _CALL + "import resource\nprint('GOT', resource.prlimit(pilot, resource.RLIMIT_NOFILE))", True, "C"),
     Attempt(Kind.STOP, "priority of the pilot", _CALL + "os.setpriority(os.PRIO_PROCESS, pilot, 1)\nprint('GOT it lowered')", True, "C"),
     Attempt(Kind.STOP, "the pilot made the kernel's victim", '(echo 1000 >/proc/$PILOT/oom_score_adj) 2>/dev/null && echo "GOT it"'),

@@ -116,7 +116,7 @@ def test_it_is_small_and_tells_its_size(image: str, figure: Callable[[str], None
 
 def test_no_package_manager_compiler_or_download_tool_is_left(files: dict[str, os.stat_result]) -> None:
     programs = {path.rpartition("/")[2] for path in files if re.match(r"(/usr/local|/usr|/opt/pilot)/s?bin/", path)}
-    assert {"bash", "setpriv", "prlimit", "choom", "apptainer", "python3", "pilot-start"} <= programs
+    assert {"bash", "setpriv", "prlimit", "apptainer", "python3", "pilot-start"} <= programs
     assert programs & PACKAGE_TOOLS == set()
     own = [path for path in files if path.startswith("/opt/pilot/")]
     assert not [path for path in own if re.search(r"/(pip|setuptools|wheel|_distutils_hack|ensurepip)(/|-|$)", path)]

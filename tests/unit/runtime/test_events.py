@@ -23,7 +23,7 @@ from pilot.runtime.events import (
 from pilot.runtime.files import replace_atomically
 from pilot.runtime.progress import JobAt, board
 from pilot.runtime.secret import Secret
-from pilot.runtime.summary import write_summary
+from pilot.runtime.summary import Summary
 
 logger = logging.getLogger("pilot.test")
 
@@ -132,9 +132,16 @@ def test_a_file_that_cannot_be_replaced_stays_and_leaves_nothing_beside_it(tmp_p
     assert sorted(os.listdir(tmp_path)) == ["folder"]
 
 
-def test_the_summary_is_json(tmp_path: Path) -> None:
-    write_summary(tmp_path / "s.json", {"jobs": []})
-    assert (tmp_path / "s.json").read_text() == '{\n "jobs": []\n}\n'
+def test_the_summary_is_json_with_a_line_for_each_job(tmp_path: Path) -> None:
+    summary = Summary(tmp_path / "s.json")
+    summary.write({"queue": "Q"})
+    assert json.loads(summary.path.read_text()) == {"queue": "Q", "jobs": []}
+    summary.add([{"panda_id": 1}])
+    summary.add([{"panda_id": 2}, {"panda_id": 3}])
+    summary.write({"queue": "Q", "pilot": {"exit_code": 0}})
+    told = summary.path.read_text()
+    assert json.loads(told) == {"queue": "Q", "pilot": {"exit_code": 0}, "jobs": [{"panda_id": n} for n in (1, 2, 3)]}
+    assert len(summary) == 3 and told.splitlines()[2] == '{"panda_id": 2},'
 
 
 # --- JSON lines, and who else may write them --------------------------------------------------------------------------
