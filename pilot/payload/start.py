@@ -10,10 +10,11 @@ import os
 import shutil
 import subprocess
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from pilot.job.errors import PayloadError, PilotError
@@ -26,7 +27,6 @@ OOM_SCORE_STEP, MAX_OOM_SCORE = 500, 1000
 THREAD_END_WAIT_S = 5.0
 # Reads a line, or finds that the pilot is dead; then it becomes the program.
 _GATE = 'read -r go && exec "$@" </dev/null'
-_OWN_SCORE = Path("/proc/self/oom_score_adj")
 _OWN_THREADS = Path("/proc/self/task")
 
 Begin = Callable[[], subprocess.Popen[bytes]]
@@ -71,20 +71,27 @@ def guarded(argv: tuple[str, ...], account: Account | None = None, max_processes
 def start(launch: Launch) -> subprocess.Popen[bytes]:
     """Start it, from the main thread: the parent-death signal fires when the *thread* ends whose child it is.
 
-    Raises PayloadError (it cannot be closed in, or not be run), OSError (its output files).
+    It comes into being behind a gate, which opens when everything is as it has to be. Raises PayloadError (it cannot be closed
+    in, or not be run), OSError (its output files).
     """
+    shell = shutil.which("sh", path=DEFAULT_PATH) or "/bin/sh"
+    argv = (shell, "-c", _GATE, "payload", *launch.argv)
     stdout, stderr = _open_texts(launch)
+    gate, opener = os.pipe()
     try:
-        with likelier_victims():
-            if launch.closed is None:
-                return _popen(launch, launch.argv, subprocess.DEVNULL, stdout, stderr)
-            return _start_closed(launch, launch.closed, stdout, stderr)
+        begin = partial(_popen, launch, argv, gate, stdout, stderr)
+        # its texts it may open again by name
+        texts = (f"/proc/self/fd/{stdout}", f"/proc/self/fd/{stderr}")
+        process = _by_a_closed_thread(launch.closed, texts, begin) if launch.closed else begin()
+        _make_likelier_victim(process.pid)
+        os.write(opener, b"go\n")
+        return process
     except OSError as error:
         text = f"{launch.argv[0]} could not be started: {error.strerror or error}"
         raise PayloadError(PilotError.SETUP_FAILURE, text) from error
     finally:
-        os.close(stdout)
-        os.close(stderr)
+        for descriptor in (stdout, stderr, gate, opener):
+            os.close(descriptor)
 
 
 def _open_texts(launch: Launch) -> tuple[int, int]:
@@ -116,26 +123,13 @@ def _popen(launch: Launch, argv: tuple[str, ...], stdin: int, stdout: int, stder
     )
 
 
-def _start_closed(launch: Launch, closed: Closed, stdout: int, stderr: int) -> subprocess.Popen[bytes]:
-    """Started by a closed thread, it waits at a gate until that thread is gone.
+def _by_a_closed_thread(closed: Closed, texts: tuple[str, ...], begin: Begin) -> subprocess.Popen[bytes]:
+    """What ``begin`` starts, on a thread that is gone when this returns.
 
     A payload of the pilot's own user might signal that thread, and so the pilot: Landlock lets pass what stays in one domain.
-    And it is then the main thread's child, as the parent-death signal needs it.
+    And its child is then the main thread's, as the parent-death signal needs it.
     """
-    shell = shutil.which("sh", path=DEFAULT_PATH) or "/bin/sh"
-    gate, opener = os.pipe()
-    try:
-        argv = (shell, "-c", _GATE, "payload", *launch.argv)
-        texts = (f"/proc/self/fd/{stdout}", f"/proc/self/fd/{stderr}")  # which it may open again by name
-        process = _by_a_closed_thread(closed, texts, lambda: _popen(launch, argv, gate, stdout, stderr))
-        os.write(opener, b"go\n")
-        return process
-    finally:
-        os.close(gate)
-        os.close(opener)
 
-
-def _by_a_closed_thread(closed: Closed, texts: tuple[str, ...], begin: Begin) -> subprocess.Popen[bytes]:
     def work() -> tuple[subprocess.Popen[bytes], int]:
         closed.close_in(*texts)
         return begin(), threading.get_native_id()
@@ -150,20 +144,12 @@ def _by_a_closed_thread(closed: Closed, texts: tuple[str, ...], begin: Begin) ->
     return started
 
 
-@contextmanager
-def likelier_victims() -> Iterator[None]:
-    """Where the kernel must kill a process of the pod for memory, it is to be one started meanwhile, and not the pilot.
+def _make_likelier_victim(pid: int) -> None:
+    """Where the kernel must kill a process of the pod for memory, it is to be the payload's, and not the pilot.
 
-    Children inherit the score. Without a capability it can be lowered again to what it was and no further, and Kubernetes gives
-    each pod its own, from -997 (guaranteed) over 2 to 999 (burstable) to 1000; so a payload's is reckoned from the pilot's.
+    Kubernetes gives each pod a score of its own, from -997 (guaranteed) over 2 to 999 (burstable) to 1000, and lowering one
+    needs a capability; so the payload's is reckoned from the pilot's.
     """
-    try:
-        own = int(_OWN_SCORE.read_text())
-        _OWN_SCORE.write_text(str(min(own + OOM_SCORE_STEP, MAX_OOM_SCORE)))
-    except (OSError, ValueError):  # no /proc, or closed: the kernel chooses by size alone
-        yield
-        return
-    try:
-        yield
-    finally:
-        _OWN_SCORE.write_text(str(own))
+    with suppress(OSError, ValueError):  # no /proc, or closed: the kernel chooses by size alone
+        score = int(Path("/proc/self/oom_score_adj").read_text())
+        Path(f"/proc/{pid}/oom_score_adj").write_text(str(min(score + OOM_SCORE_STEP, MAX_OOM_SCORE)))

@@ -15,6 +15,7 @@ from tests.integration.pilot.pilotrun import HASTY, Pilots, log_url, output_keys
 THREE = ("setpriv", f"--bounding-set={CAPABILITIES['B']}", "--inh-caps=-all", "--no-new-privs", "--")
 UID = 65532
 PRIVATE = """umask 077
+[ "$(cat /proc/self/oom_score_adj)" = 500 ] || exit 9  # the kernel's victim rather than the pilot
 python3 -c 'import os, tempfile; n = tempfile.mkstemp(dir="."); os.write(n[0], b"out"); os.rename(n[1], "out.txt")'
 mkdir closed; echo x >closed/file; chmod 000 closed; echo mine >copy.txt; chmod 400 copy.txt
 python3 -c 'x = bytearray(60 << 20); import time; time.sleep(0.7)'; echo last words >&2

@@ -7,6 +7,7 @@ import select
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -30,15 +31,25 @@ process = start(Launch(argv, {}, folder, folder / "out", folder / "err", "", clo
 print(process.pid, flush=True)
 sys.stdin.read()
 """
+# As a pod's pilot that is not root, and hides its memory: its own files below /proc are root's then.
 SCORES = """
-import subprocess
+import os, sys
 from pathlib import Path
-from pilot.payload.start import likelier_victims
-own = Path("/proc/self/oom_score_adj")
-own.write_text("{score}")
-with likelier_victims():
-    child = subprocess.run(["cat", str(own)], stdout=subprocess.PIPE, text=True, check=True).stdout
-print(child.strip(), own.read_text().strip())
+from pilot.payload.landlock import Closed
+from pilot.payload.rungs import hide_memory
+from pilot.payload.start import Launch, guarded, start
+folder = Path(sys.argv[1])
+Path("/proc/self/oom_score_adj").write_text(sys.argv[2])
+if os.geteuid() == 0:
+    os.chown(folder, 65534, 65534)
+    os.setresgid(65534, 65534, 65534)
+    os.setresuid(65534, 65534, 65534)
+hide_memory()
+closed = Closed(("/bin", "/usr", "/lib", "/lib64", "/etc", "/proc"), (str(folder), "/dev/null"))
+argv = guarded(("/bin/cat", "/proc/self/oom_score_adj"))
+process = start(Launch(argv, {}, folder, folder / "out", folder / "err", "", closed=closed))
+assert process.wait(20) == 0, (folder / "err").read_text()
+print((folder / "out").read_text().strip(), Path("/proc/self/oom_score_adj").read_text().strip())
 """
 
 
@@ -91,6 +102,7 @@ def test_what_cannot_be_run_is_said_in_a_sentence_and_nothing_is_left(launch: La
 
 @pytest.mark.parametrize(("score", "told"), [(0, "500 0"), (300, "800 300"), (936, "1000 936"), (1000, "1000 1000")])
 def test_the_kernel_ends_it_rather_than_the_pilot_whatever_score_the_pod_has(score: int, told: str) -> None:
-    code = SCORES.format(score=score)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)
-    assert done.stdout.strip() == told
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        argv = [sys.executable, "-c", SCORES, folder, str(score)]
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=30, check=False)
+    assert done.stdout.strip() == told, done.stderr
