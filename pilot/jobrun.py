@@ -14,20 +14,21 @@ import json
 import logging
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
 
 from pilot.debug import STDOUT_MAX_BYTES, DebugMode, cut
 from pilot.heartbeat import Heartbeat
-from pilot.job.account import Account, final_fields, proven
+from pilot.job.account import final_fields, proven
 from pilot.job.errors import Diagnosis, PilotError, StageError
 from pilot.job.model import ApiGeneration, Attempt, Job, MalformedJob
 from pilot.job.outcome import Outcome, PayloadFacts, StopCause, failed, judge, outcome_record, with_error
 from pilot.job.parse import parse_job, secret_texts, without_secrets
 from pilot.job.replay import REPLAY_NAME, Replay, replay_document
-from pilot.job.report import FieldValue, FileReport, Identity, StagedFile, StageTimes, Usage, update_fields
+from pilot.job.report import FieldValue, Identity, StageTimes, update_fields
 from pilot.job.states import JobState
+from pilot.jobnotes import JobNotes, JobRecord
 from pilot.outbox import Delivery, deliver_final, send_final, told_before
 from pilot.ports import (
     Acquired,
@@ -43,15 +44,14 @@ from pilot.ports import (
     UpdateAnswer,
 )
 from pilot.recovery import Unfinished
-from pilot.runtime.clock import monotonic_s, server_time, utc_now
+from pilot.runtime.clock import server_time, utc_now
 from pilot.runtime.events import log_to_file, redactor
 from pilot.runtime.files import replace_atomically
 from pilot.runtime.journal import Event, Journal
 from pilot.runtime.loops import Helper, Helpers, run_stage
-from pilot.runtime.metrics import STAGES, counts
 from pilot.runtime.payload_end import PayloadEnd, facts_of
 from pilot.runtime.probe import Point, probe
-from pilot.runtime.progress import JobAt, board
+from pilot.runtime.progress import board
 from pilot.runtime.retry import RetryableError, RetryPolicy, retry_call
 from pilot.runtime.secret import Secret
 from pilot.runtime.stop import Stop, StopKind, Stopped, StopReason
@@ -85,44 +85,6 @@ class JobParts:
     shutdown_s: float
     preempted: Callable[[], bool]
     followers: tuple[Follower, ...] = ()
-
-
-@dataclass(frozen=True)
-class JobRecord:
-    """What is left of a job for the summary: its outcome, times, and whether the server knows."""
-
-    attempt: Attempt
-    task_id: int | None
-    outcome: Outcome
-    delivery: Delivery
-    log_url: str
-    times: StageTimes = field(default_factory=StageTimes)
-    usage: Usage = field(default_factory=Usage)
-    isolation: str = ""
-    logs: LogsStored = field(default_factory=lambda: LogsStored(None))
-    abandoned_helpers: tuple[str, ...] = ()
-
-    def summary(self) -> dict[str, object]:
-        """The job as the summary file shows it; times in seconds, memory in bytes."""
-        error = self.outcome.pilot_error
-        return {
-            "panda_id": self.attempt.panda_id,
-            "task_id": self.task_id,
-            "attempt": self.attempt.attempt_nr,
-            "state": self.outcome.state.value,
-            "pilot_error_code": error.code if error else 0,
-            "pilot_error_diag": str(error) if error else "",
-            "exe_error_code": self.outcome.exe_error_code or 0,
-            "trans_exit_code": self.outcome.trans_exit_code,
-            "log_url": self.log_url,
-            "isolation": self.isolation,
-            "cpu_s": round(self.usage.cpu_s, 3),
-            "max_pss_bytes": self.usage.max_pss_bytes,
-            "stages_s": {
-                name: round(getattr(self.times, f"{name}_s"), 3)
-                for name in ("stage_in", "payload", "stage_out", "log", "report")
-            },
-        }
 
 
 def run_job(
@@ -221,25 +183,14 @@ class JobRun:
         make_room_for_logs: Callable[[], None],
     ) -> None:
         self._definition = definition
-        self._parsed = parsed
         self._attempt = attempt
         self._api = api
         self._parts = parts
         self._folder = folder
         self._journal = journal
         self._make_room_for_logs = make_room_for_logs
-        self._log_url = parts.logs.url(attempt.panda_id)
-        self._times = StageTimes(acquire_s=acquire_s)
-        self._began_s: dict[str, float] = {}
-        self._born_s = monotonic_s()
-        self._started_at = utc_now()
-        self._usage = Usage()
-        self._isolation = ""
-        self._end: PayloadEnd | None = None
-        self._sources: Mapping[str, tuple[str, ...]] = {}
-        self._inputs: tuple[StagedFile, ...] = ()
-        self._outputs: tuple[FileReport, ...] = ()
-        self._events: list[tuple[float, str]] = []
+        log_url = parts.logs.url(attempt.panda_id)
+        self._notes = JobNotes(attempt, parsed, parts.identity, log_url, StageTimes(acquire_s=acquire_s))
         self._debug = DebugMode(isinstance(parsed, Job) and parsed.debug)
         self._heartbeat = Heartbeat(
             parts.server,
@@ -262,14 +213,15 @@ class JobRun:
         logger.info("job %s: an earlier pilot left it at %s", self._attempt, left.last_at)
         if left.body is not None:
             delivery = self._send(worker_stop, left.body, prepared=True)
-            return self._record(Outcome(JobState(str(left.body["job_status"]))), delivery, LogsStored(None), ())
+            return self._notes.record(Outcome(JobState(str(left.body["job_status"]))), delivery, LogsStored(None), ())
         lost = left.payload_started and left.outcome is None
         cause = self._parts.payload.lay_to_rest(left.payload, self._folder) if lost else NEVER_STARTED
         told = self._told_before(worker_stop)
         if told is not None:
             logger.warning("job %s: nothing more is reported of it: %s", self._attempt, told.value)
-            return self._record(left.outcome or failed(cause), told, LogsStored(None), ())
-        self._usage, self._isolation, self._outputs = left.usage, left.isolation, left.outputs or ()
+            return self._notes.record(left.outcome or failed(cause), told, LogsStored(None), ())
+        notes = self._notes
+        notes.usage, notes.isolation, notes.outputs = left.usage, left.isolation, left.outputs or ()
         return self._to_the_end(worker_stop, lambda job, helpers: self._rest_of_stages(job, helpers, left, cause))
 
     def _told_before(self, worker_stop: Stop) -> Delivery | None:
@@ -279,9 +231,9 @@ class JobRun:
 
     def _to_the_end(self, worker_stop: Stop, stages: Callable[[Job, Helpers], Outcome]) -> JobRecord:
         """The stages, and what follows them whatever became of them: logs and report, in the order the stop allows."""
-        logger.info("job %s: %s", self._attempt, self._log_url)
+        logger.info("job %s: %s", self._attempt, self._notes.log_url)
         with (
-            board.job_in_hand(self._at()),
+            board.job_in_hand(self._notes.at(self._folder.logs)),
             worker_stop.child() as self._stop,
             worker_stop.grace(self._parts.shutdown_s * LOG_SHARE) as self._log_grace,
             worker_stop.grace(self._parts.shutdown_s) as self._grace,
@@ -298,32 +250,17 @@ class JobRun:
             delivery = self._report(outcome, logs)
             if report_first:
                 logs = self._store_logs(helpers, outcome)
-        return self._record(outcome, delivery, logs, (*helpers.abandoned, *self._onlookers.abandoned))
-
-    def _record(
-        self, outcome: Outcome, delivery: Delivery, logs: LogsStored, abandoned_helpers: tuple[str, ...]
-    ) -> JobRecord:
-        return JobRecord(
-            self._attempt,
-            self._parsed.task_id if isinstance(self._parsed, Job) else None,
-            outcome,
-            delivery,
-            self._log_url,
-            self._times,
-            self._usage,
-            self._isolation,
-            logs,
-            abandoned_helpers,
-        )
+        return self._notes.record(outcome, delivery, logs, (*helpers.abandoned, *self._onlookers.abandoned))
 
     # --- the stages ---------------------------------------------------------------------------------------------------
 
     def _outcome(self, helpers: Helpers, stages: Callable[[Job, Helpers], Outcome]) -> Outcome:
         """The stages up to stage-out, and the one place where an exception becomes an Outcome."""
+        parsed = self._notes.parsed
         try:
-            if isinstance(self._parsed, MalformedJob):
-                return failed(self._parsed.diagnosis)
-            return stages(self._parsed, helpers)
+            if isinstance(parsed, MalformedJob):
+                return failed(parsed.diagnosis)
+            return stages(parsed, helpers)
         except StageError as error:
             return failed(error.diagnosis)
         except Stopped as stopped:
@@ -342,7 +279,7 @@ class JobRun:
         self._beating = helpers.start("heartbeat", self._heartbeat.beat)
         for follower in self._parts.followers:
             self._onlookers.start(follower.name, partial(follower.follow, job, self._folder))
-        self._timed("stage_in_s", lambda: self._stage_in(job))
+        self._notes.timed("stage_in_s", lambda: self._stage_in(job))
         outcome = self._run_payload(job)
         if outcome.state is JobState.FINISHED:
             outcome = self._stage_out(job, outcome)
@@ -378,7 +315,7 @@ class JobRun:
 
     def _announce_start(self) -> UpdateAnswer:
         try:
-            return self._parts.server.update(self._fields(JobState.STARTING), self._api, self._stop)
+            return self._parts.server.update(self._notes.fields(JobState.STARTING), self._api, self._stop)
         except ServerUnreachable as trouble:
             if self._stop.is_set():
                 self._stop.check()
@@ -390,23 +327,23 @@ class JobRun:
             self._journal.append(Event.STAGE_IN_DONE, durable=False)
 
     def _fetch_inputs(self, job: Job) -> None:
-        self._sources = self._parts.stager.sources(job, self._stop)
-        self._inputs = self._parts.stager.stage_in(job, self._folder.work, self._stop)
+        self._notes.sources = self._parts.stager.sources(job, self._stop)
+        self._notes.inputs = self._parts.stager.stage_in(job, self._folder.work, self._stop)
 
     def _run_payload(self, job: Job) -> Outcome:
-        prepared = self._timed(
+        prepared = self._notes.timed(
             "setup_s",
             lambda: run_stage("setup", lambda: self._parts.payload.prepare(job, self._folder, self._stop), self._stop),
         )
-        self._isolation = prepared.isolation
+        self._notes.isolation = prepared.isolation
         self._leave_replay()
         probe(Point.PREPARED)
         self._stop.check()
         # Durable before exec: a successor that reads this never starts the payload again.
         self._journal.append(Event.PAYLOAD_STARTING, isolation=prepared.isolation, **prepared.mark)
         probe(Point.PAYLOAD_STARTING)
-        end = self._end = self._timed("payload_s", lambda: prepared.run(self._stop, self._payload_started))
-        self._usage = end.usage
+        end = self._notes.end = self._notes.timed("payload_s", lambda: prepared.run(self._stop, self._payload_started))
+        self._notes.usage = end.usage
         outcome = _without_secrets(judge(self._facts(end)))
         self._journal.append(Event.PAYLOAD_EXITED, outcome=outcome_record(outcome), usage=asdict(end.usage))
         probe(Point.PAYLOAD_EXITED)
@@ -425,7 +362,7 @@ class JobRun:
         if not job.outputs:
             return outcome
         try:
-            self._outputs = self._timed(
+            self._notes.outputs = self._notes.timed(
                 "stage_out_s",
                 lambda: run_stage(
                     "stage-out", lambda: self._parts.stager.stage_out(job, self._folder.work, self._grace), self._grace
@@ -435,15 +372,15 @@ class JobRun:
             return with_error(outcome, error.diagnosis)
         except Stopped as stopped:
             return with_error(outcome, self._stop_diagnosis(stopped.reason))
-        self._journal.append(Event.STAGE_OUT_DONE, files=[asdict(file) for file in self._outputs])
+        self._journal.append(Event.STAGE_OUT_DONE, files=[asdict(file) for file in self._notes.outputs])
         return outcome
 
     def _store_logs(self, helpers: Helpers, outcome: Outcome) -> LogsStored:
         self._end_pump(helpers)
         self._make_room_for_logs()
-        account = self._account(outcome)
+        account = self._notes.account(outcome)
         try:
-            stored = self._timed(
+            stored = self._notes.timed(
                 "log_s",
                 lambda: run_stage(
                     "logs", lambda: self._parts.logs.store(account, self._folder, self._log_grace), self._log_grace
@@ -459,15 +396,15 @@ class JobRun:
     def _report(self, outcome: Outcome, stored: LogsStored) -> Delivery:
         """The final report: fixed, journalled, and sent until it is acknowledged."""
         body = {
-            **self._fields(outcome.state),
-            **final_fields(self._account(outcome), outcome, stored.bundle),
+            **self._notes.fields(outcome.state),
+            **final_fields(self._notes.account(outcome), outcome, stored.bundle),
             "end_time": server_time(utc_now()),
         }
-        return self._timed("report_s", lambda: self._deliver(body, self._grace, prepared=False))
+        return self._notes.timed("report_s", lambda: self._deliver(body, self._grace, prepared=False))
 
     def _send(self, worker_stop: Stop, body: Mapping[str, FieldValue], *, prepared: bool) -> Delivery:
-        with board.job_in_hand(self._at()), worker_stop.grace(self._parts.shutdown_s) as grace:
-            return self._timed("report_s", lambda: self._deliver(body, grace, prepared=prepared))
+        with board.job_in_hand(self._notes.at(self._folder.logs)), worker_stop.grace(self._parts.shutdown_s) as grace:
+            return self._notes.timed("report_s", lambda: self._deliver(body, grace, prepared=prepared))
 
     def _deliver(self, body: Mapping[str, FieldValue], stop: Stop, *, prepared: bool) -> Delivery:
         return send_final(
@@ -483,18 +420,19 @@ class JobRun:
 
     def _proven(self, outcome: Outcome, logs: LogsStored) -> Outcome:
         """The last word on it: whether the log is there that a finished job needs."""
-        final = proven(outcome, self._parsed, logs.bundle, redactor.clean(logs.problem))
+        final = proven(outcome, self._notes.parsed, logs.bundle, redactor.clean(logs.problem))
         if final is not outcome:
             logger.error("job %s: %s after all%s", self._attempt, final.state.value, _words(final))
         return final
 
     def _leave_replay(self, outcome: Outcome | None = None) -> None:
         """What pilot-replay needs to run the job again, beside its logs. No job fails for want of it."""
-        if not isinstance(self._parsed, Job):
+        job, notes = self._notes.job, self._notes
+        if job is None:
             return
         try:
-            recipe, version = self._parts.payload.recipe(self._parsed), self._parts.identity.pilot_version
-            replay = Replay(self._parsed, recipe, self._isolation, self._sources, outcome, version)
+            recipe, version = self._parts.payload.recipe(job), self._parts.identity.pilot_version
+            replay = Replay(job, recipe, notes.isolation, notes.sources, outcome, version)
             document = json.dumps(replay_document(replay, self._definition, redactor.clean), indent=1)
             replace_atomically(self._folder.logs / REPLAY_NAME, document.encode(), mode=0o600)
         except OSError as error:  # a full volume
@@ -522,7 +460,7 @@ class JobRun:
     def _obey(self, answer: UpdateAnswer) -> bool:
         """True when the server wants to see something of the job, and at once."""
         if answer.kill and self._stop.request(StopReason(StopKind.SERVER_KILL)):
-            self._note("the server asked to kill the job")
+            self._notes.happened("the server asked to kill the job")
             logger.warning("job %s: the server asks to kill it", self._attempt)
             probe(Point.KILL_RECEIVED)
         return self._debug.hear(answer.commands)
@@ -539,39 +477,9 @@ class JobRun:
 
     # --- what is told -------------------------------------------------------------------------------------------------
 
-    def _fields(self, state: JobState) -> dict[str, FieldValue]:
-        fields = update_fields(self._attempt, state, self._parts.identity, self._log_url)
-        fields["start_time"] = server_time(self._started_at)
-        return fields
-
-    def _account(self, outcome: Outcome) -> Account:
-        """All that is known of the job by now."""
-        end = self._end
-        return Account(
-            self._attempt,
-            self._parsed,
-            outcome,
-            self._parts.identity,
-            acquired_at_s=self._started_at.timestamp(),
-            times=self._times,
-            begins_s=self._began_s.copy(),
-            usage=self._usage,
-            points=end.history if end else (),
-            limits=end.limits if end else None,
-            isolation=self._isolation,
-            image=end.image if end else "",
-            outputs=self._outputs,
-            took_s={file.lfn: file.took_s for file in self._inputs} | {file.lfn: file.took_s for file in self._outputs},
-            first_error=(end.first_error or "") if end else "",
-            traceback=end.traceback if end else "",
-            error_in=("payload-log.json" if end.traceback else "payload.stderr") if end and end.first_error else "",
-            events=tuple(self._events),
-            log_url=self._log_url,
-        )
-
     def _news(self, state: JobState) -> dict[str, FieldValue]:
         """What a heartbeat tells: with an operator looking on, what there is to see of the job too."""
-        fields = self._fields(state)
+        fields = self._notes.fields(state)
         try:
             answer = self._debug.answer(self._look)
         except Exception as error:  # the boundary: no job ends for an onlooker
@@ -583,10 +491,6 @@ class JobRun:
 
     def _look(self, question: Question, most_bytes: int) -> str:
         return self._parts.payload.look(question, self._folder, most_bytes)
-
-    def _note(self, text: str) -> None:
-        """Something that happened at this moment, for the job's page."""
-        self._events.append((monotonic_s() - self._born_s, text))
 
     def _facts(self, end: PayloadEnd) -> PayloadFacts:
         reason = end.stopped_by
@@ -608,32 +512,6 @@ class JobRun:
         if reason.kind is StopKind.SIGTERM and self._parts.preempted():
             return StopCause.PREEMPTED
         return _CAUSES.get(reason.kind, StopCause.INTERNAL)
-
-    def _timed(self, stage: str, body: Callable[[], T]) -> T:
-        started_s, name = monotonic_s(), stage.removesuffix("_s")
-        self._began_s[stage] = started_s - self._born_s
-        board.stage(name)
-        try:
-            return body()
-        finally:
-            took_s = monotonic_s() - started_s
-            self._times = replace(self._times, **{stage: took_s})
-            counts.observe(STAGES, took_s, name)
-
-    def _at(self) -> JobAt:
-        """The job as people see it while it runs."""
-        job, now_s = self._parsed if isinstance(self._parsed, Job) else None, monotonic_s()
-        return JobAt(
-            panda_id=self._attempt.panda_id,
-            attempt_nr=self._attempt.attempt_nr,
-            task_id=job.task_id if job else None,
-            name=job.name if job else "",
-            log_url=self._log_url,
-            logs=self._folder.logs,
-            stage="starting",
-            began_s=now_s,
-            stage_began_s=now_s,
-        )
 
 
 _CAUSES: Mapping[StopKind, StopCause] = {

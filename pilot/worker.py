@@ -27,7 +27,8 @@ from pilot.runtime.stop import Stop, StopKind, Stopped, StopReason
 from pilot.runtime.workdir import RESERVE_BYTES, WorkVolume
 
 if TYPE_CHECKING:
-    from pilot.jobrun import JobParts, JobRecord
+    from pilot.jobnotes import JobRecord
+    from pilot.jobrun import JobParts
 
 logger = logging.getLogger("pilot.worker")
 

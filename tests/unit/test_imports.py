@@ -12,7 +12,7 @@ import pytest
 
 PILOT = Path(__file__).parents[2] / "pilot"
 MODULES = sorted(PILOT.rglob("*.py"))
-FLOW = {"jobrun", "worker", "worker_status", "push", "outbox", "heartbeat", "recovery", "debug"}
+FLOW = {"jobrun", "jobnotes", "worker", "worker_status", "push", "outbox", "heartbeat", "recovery", "debug"}
 GROUND = {"job", "runtime"}
 WIRING = {"cli", "app", "parts", "own_logs", "watching", "checking"}
 # room -> the rooms it may import besides itself; a name in pilot/__init__.py (the version) is nobody's secret

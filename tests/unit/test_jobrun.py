@@ -16,7 +16,8 @@ from pilot.job.errors import Diagnosis, PayloadError, PilotError, StageInError, 
 from pilot.job.model import ApiGeneration, Job
 from pilot.job.replay import Replay, read_replay
 from pilot.job.states import JobState
-from pilot.jobrun import JobRecord, finish_job, run_job
+from pilot.jobnotes import JobRecord
+from pilot.jobrun import finish_job, run_job
 from pilot.outbox import Delivery
 from pilot.ports import Acquired, ServerRefused, ServerUnreachable
 from pilot.recovery import fold
