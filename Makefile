@@ -8,7 +8,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PYTEST := $(BIN)/pytest -q -p no:cacheprovider
 # On a terminal the demo keeps its servers up until Ctrl-C, so that the links can be clicked.
 KEEP := $(shell [ -t 0 ] && [ -z "$$CI" ] && echo --keep)
-SOURCES := pilot tests docs/site
+SOURCES := pilot tests docs scripts
 
 .PHONY: docs bench-check bench-page fuzz soak image payload-image help setup demo demo-quick test test-unit test-integration test-kube test-containers test-e2e replay-faults escape lint type fmt bench bench-docs bench-peers peers-lock bench-redaction sbom faults long lock clean
 
