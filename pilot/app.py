@@ -61,7 +61,10 @@ def run(settings: Settings) -> int:
     stop, credentials = Stop(), None
     with ExitStack() as closing:
         closing.enter_context(stop_on_signals(stop))
-        closing.enter_context(_strangers_collected(stop))
+        if os.getpid() == 1:  # of a container: whoever loses its parent becomes our child
+            from pilot.payload.strangers import strangers_collected
+
+            closing.enter_context(strangers_collected(stop))
         closing.enter_context(watched(settings))
         followers = closing.enter_context(realtime_logs(settings, stop))
         log = closing.enter_context(own_worker_log(settings))
@@ -77,18 +80,6 @@ def run(settings: Settings) -> int:
         finally:
             if log is not None:
                 hand_in_worker_log(settings, log, credentials, stop)
-
-
-@contextmanager
-def _strangers_collected(stop: Stop) -> Iterator[None]:
-    """While inside, dead orphans are collected, where this process is the one who inherits them."""
-    if os.getpid() != 1:
-        yield
-        return
-    from pilot.payload.strangers import strangers_collected
-
-    with strangers_collected(stop):
-        yield
 
 
 def _serve(

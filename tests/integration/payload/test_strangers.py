@@ -86,7 +86,8 @@ def test_registered_children_keep_their_status(eventually: Eventually) -> None:
     release_child(child.pid)
 
 
-def test_whoever_is_not_the_first_process_of_a_container_starts_no_thread() -> None:
+def test_the_thread_ends_with_what_it_is_for() -> None:
     before = threading.active_count()
     with strangers_collected(Stop()):
-        assert threading.active_count() == before
+        assert threading.active_count() == before + 1
+    assert threading.active_count() == before
