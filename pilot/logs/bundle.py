@@ -14,7 +14,8 @@ from pilot.runtime.events import redactor
 from pilot.runtime.workdir import JobFolder
 
 COMPRESSION = 1  # of ISA-L: as small as zlib's lowest level, in a third of its CPU time (docs/performance.md)
-BLOCK_BYTES = 256 << 10  # read, searched for secrets and compressed at a time
+BLOCK_BYTES = 256 << 10  # read and searched for secrets at a time
+AHEAD_BYTES = 1 << 20  # compressed and sent at a time, on a thread of the compressor's own, while the next are searched
 FILE_MAX_BYTES = 256 << 20  # of a larger log both ends are in the bundle; all of it lies in its public segments
 LEFT_OUT_NAME = "left-out.txt"
 
@@ -44,14 +45,18 @@ def write_bundle(plan: BundlePlan, sink: Sink, check: Callable[[], None]) -> Non
 
     Raises that, what the sink raises, and OSError when a file of the job cannot be read any more.
     """
-    from isal import igzip
+    from isal import igzip_threaded
 
     tap = _Tap(sink)
     try:
         with (
-            igzip.IGzipFile("", "wb", COMPRESSION, tap, mtime=0) as packed,  # type: ignore[no-untyped-call]
+            igzip_threaded.open(tap, "wb", COMPRESSION, threads=1, block_size=AHEAD_BYTES) as packed,  # type: ignore[no-untyped-call]
             tarfile.TarFile(
-                fileobj=packed, mode="w", format=tarfile.PAX_FORMAT, errors="surrogateescape", copybufsize=BLOCK_BYTES
+                fileobj=_OnlyWritten(packed),  # type: ignore[arg-type]
+                mode="w",
+                format=tarfile.PAX_FORMAT,
+                errors="surrogateescape",
+                copybufsize=BLOCK_BYTES,
             ) as archive,
         ):
             _fill(archive, plan, check)
@@ -133,6 +138,16 @@ class _Exactly:
         self._rest = data[wanted_bytes:]
         self._left_bytes -= wanted_bytes
         return data[:wanted_bytes].ljust(wanted_bytes, b"\0")
+
+
+class _OnlyWritten:
+    """A file that cannot tell where it stands, for an archive that asks that once, at its beginning."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.write = file.write
+
+    def tell(self) -> int:
+        return 0
 
 
 class _Tap(io.RawIOBase):

@@ -113,7 +113,7 @@ def run(world: World) -> Iterator[Run]:
 @pytest.mark.parametrize("case", LEAVINGS)
 def test_it_is_told_with_its_code(run: Run, case: str) -> None:
     leaving, (code, words) = LEAVINGS[case], run.told(case)
-    assert code in (leaving.codes or {0}), words
+    assert code in (leaving.codes or {0}), f"{code}: {words}"
     assert leaving.word in words
     assert words.isprintable()
 
