@@ -43,6 +43,7 @@ from pilot.worker import Worker, WorkerEnd, WorkerPlan
 from pilot.worker_status import worker_told
 
 if TYPE_CHECKING:
+    from pilot.jobnotes import JobRecord
     from pilot.jobrun import JobParts
     from pilot.logs.worker_log import WorkerLog
 
@@ -163,7 +164,7 @@ def _worker(
     server: PandaClient,
     volume: WorkVolume,
     followers: tuple[Follower, ...],
-    after_job: Callable[[Worker], None],
+    after_job: Callable[[Worker, JobRecord], None],
     stop: Stop,
     closing: ExitStack,
 ) -> Worker:
@@ -219,12 +220,14 @@ def _refusal(settings: Settings, queue: Queue, volume: WorkVolume) -> PilotCanno
     return None
 
 
-def _after_job(settings: Settings, summary: Summary | None, worker: Worker) -> None:
+def _after_job(settings: Settings, summary: Summary | None, worker: Worker, record: JobRecord) -> None:
     """As PID 1 of a container the pilot inherits what payloads leave: dead strangers are collected between jobs."""
     if os.getpid() == 1:
         from pilot.payload.strangers import reap_strangers
 
         reap_strangers()
+    if summary is not None:
+        summary.add(record.summary())
     _summarize(settings, summary, worker, None)
 
 
@@ -384,7 +387,6 @@ def _summarize(settings: Settings, summary: Summary | None, worker: Worker, end:
     }
     if url := worker_log_url(settings):
         pilot["worker_log_url"] = url
-    summary.add(job.summary() for job in worker.jobs[len(summary) :])
     try:
         summary.write({"version": __version__, "queue": settings.queue, "pilot": pilot})
     except OSError as error:

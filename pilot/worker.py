@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from pilot.job.errors import Diagnosis, ExitCode, PilotCannotWork, PilotError
-from pilot.job.model import MEGABYTE
+from pilot.job.model import MEGABYTE, Attempt
 from pilot.job.queue import Queue
 from pilot.job.states import JobState
 from pilot.ports import Acquired, AcquireRequest, NoJob, PandaServer, ServerRefused, ServerUnreachable
@@ -67,11 +67,11 @@ class WorkerPlan:
 
 @dataclass(frozen=True, slots=True)
 class WorkerEnd:
-    """Why the worker left: an exit code, a sentence, and the jobs it ran."""
+    """Why the worker left: an exit code, a sentence, and which jobs it ran."""
 
     exit_code: ExitCode
     reason: str
-    jobs: tuple[JobRecord, ...] = ()
+    jobs: tuple[Attempt, ...] = ()
 
 
 @dataclass
@@ -86,19 +86,14 @@ class Worker:
     make_parts: Callable[[], JobParts]
     volume: WorkVolume
     stop: Stop
-    after_job: Callable[[Worker], None]
+    after_job: Callable[[Worker, JobRecord], None]
     get_ready: Callable[[], object] | None = None
     started_s: float = field(default_factory=monotonic_s)
     started_at: datetime = field(default_factory=utc_now)
     _parts: JobParts | None = None
-    _jobs: list[JobRecord] = field(default_factory=list)
+    _jobs: list[Attempt] = field(default_factory=list)  # of thousands no more is kept
     _empty_answers: int = 0
     _trouble: str = ""
-
-    @property
-    def jobs(self) -> tuple[JobRecord, ...]:
-        """The jobs run so far."""
-        return tuple(self._jobs)
 
     @property
     def parts(self) -> JobParts:
@@ -310,11 +305,11 @@ class Worker:
         """Count a job that was run or recovered; a WorkerEnd when none may follow it."""
         if record is None:
             return None
-        self._jobs.append(record)
+        self._jobs.append(record.attempt)
         outcome = record.outcome
         board.counted(finished=outcome.state is JobState.FINISHED)
         counts.add(JOBS, outcome.state.value, str(outcome.pilot_error.code if outcome.pilot_error else 0))
-        self.after_job(self)
+        self.after_job(self, record)
         if not record.delivery.settled:
             return self._end(
                 ExitCode.SERVER_COMMUNICATION,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,9 @@ class Summary:
         self.path = path
         self._lines: list[str] = []
 
-    def add(self, jobs: Iterable[Mapping[str, Any]]) -> None:
-        """Further jobs, as JSON values."""
-        self._lines += [json.dumps(job) for job in jobs]
-
-    def __len__(self) -> int:
-        return len(self._lines)
+    def add(self, job: Mapping[str, Any]) -> None:
+        """One more job, as JSON values."""
+        self._lines.append(json.dumps(job))
 
     def write(self, about: Mapping[str, Any]) -> None:
         """Replace the file atomically; ``about`` the pilot are the keys beside ``jobs``. Raises OSError."""

@@ -81,7 +81,9 @@ class SimulatedPilot:
         volume = WorkVolume(root)
         volume.jobs.mkdir()
         self.stop = Stop()
-        self._worker = Worker(plan, cast(PandaServer, self.server), _no_job, volume, self.stop, lambda _worker: None)
+        self._worker = Worker(
+            plan, cast(PandaServer, self.server), _no_job, volume, self.stop, lambda _worker, _record: None
+        )
 
     def live(self, begin_at: float) -> None:
         if not self.stop.wait(max(0.0, begin_at - time.time())):

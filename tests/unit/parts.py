@@ -305,14 +305,14 @@ class Bench:
             final_retry_s=self.final_retry_s,
             disk_limit_bytes=None,
         )
-        self.summaries: list[int] = []
+        self.told: list[int] = []
         return Worker(
             replace(plan, **changes),
             self.server,
             lambda: self.parts,
             self.volume,
             self.stop,
-            after_job=lambda worker: self.summaries.append(len(worker.jobs)),
+            after_job=lambda _worker, record: self.told.append(record.attempt.panda_id),
         )
 
     def end(self, kind: StopKind, detail: str = "") -> bool:

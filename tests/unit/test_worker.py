@@ -35,9 +35,9 @@ def live(bench: Bench, **changes: Any) -> WorkerEnd:
 def test_jobs_are_run_one_after_the_other_until_there_are_none(bench: Bench) -> None:
     bench.server.to_give = [definition(1), definition(2)]
     end = live(bench)
-    assert (end.exit_code, [job.attempt.panda_id for job in end.jobs]) == (ExitCode.OK, [1, 2])
+    assert (end.exit_code, [job.panda_id for job in end.jobs]) == (ExitCode.OK, [1, 2])
     assert end.reason == "the server had no job 1 times in a row"
-    assert bench.summaries == [1, 2]
+    assert bench.told == [1, 2]
 
 
 def test_what_jobs_run_with_is_made_once_and_for_the_first(bench: Bench) -> None:
@@ -464,7 +464,7 @@ def test_a_record_of_a_later_version_is_no_crash(bench: Bench, record: tuple[Eve
     left_at(bench, record)
     bench.server.to_give = [definition(5)]
     end = live(bench)
-    assert 5 in [job.attempt.panda_id for job in end.jobs]
+    assert 5 in [job.panda_id for job in end.jobs]
 
 
 def test_without_room_for_a_job_none_is_asked_for(bench: Bench) -> None:
