@@ -25,8 +25,9 @@ from pilot.runtime.stop import Deadline
 
 OOM_SCORE_STEP, MAX_OOM_SCORE = 500, 1000
 THREAD_END_WAIT_S = 5.0
-# Reads a line, or finds that the pilot is dead; then it becomes the program.
-_GATE = 'read -r go && exec "$@" </dev/null'
+# A shell that reads a line, or finds that the pilot is dead; then it becomes the program, without what shells export.
+_GATE = 'read -r _ && exec "$@" </dev/null'
+_OF_SHELLS = ("PWD", "OLDPWD", "SHLVL", "_")
 _OWN_THREADS = Path("/proc/self/task")
 
 Begin = Callable[[], subprocess.Popen[bytes]]
@@ -74,8 +75,7 @@ def start(launch: Launch) -> subprocess.Popen[bytes]:
     It comes into being behind a gate, which opens when everything is as it has to be. Raises PayloadError (it cannot be closed
     in, or not be run), OSError (its output files).
     """
-    shell = shutil.which("sh", path=DEFAULT_PATH) or "/bin/sh"
-    argv = (shell, "-c", _GATE, "payload", *launch.argv)
+    argv = (*_gate(), *launch.argv)
     stdout, stderr = _open_texts(launch)
     gate, opener = os.pipe()
     try:
@@ -92,6 +92,11 @@ def start(launch: Launch) -> subprocess.Popen[bytes]:
     finally:
         for descriptor in (stdout, stderr, gate, opener):
             os.close(descriptor)
+
+
+def _gate() -> tuple[str, ...]:
+    shell, env = (shutil.which(name, path=DEFAULT_PATH) or f"/usr/bin/{name}" for name in ("sh", "env"))
+    return (shell, "-c", _GATE, "payload", env, *(word for name in _OF_SHELLS for word in ("-u", name)))
 
 
 def _open_texts(launch: Launch) -> tuple[int, int]:

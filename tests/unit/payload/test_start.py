@@ -68,6 +68,14 @@ def test_it_is_our_child_with_its_texts_and_nothing_to_read(launch: Launch) -> N
     assert (threading.active_count(), os.listdir("/proc/self/fd")) == (threads, descriptors)
 
 
+def test_its_environment_is_exact_although_it_waited_behind_a_shell(launch: Launch) -> None:
+    variables = {"PATH": "/usr/bin:/bin", "go": "1", "EMPTY": "", "TWO": "a\nb='c' \udcff"}
+    process = start(replace(launch, argv=guarded(("/bin/cat", "/proc/self/environ")), environment=variables))
+    assert process.wait(30) == 0, launch.stderr.read_text()
+    entries = launch.stdout.read_text(errors="surrogateescape").split("\0")
+    assert sorted(entries) == sorted(["", *(f"{name}={value}" for name, value in variables.items())])
+
+
 def test_no_thread_is_left_that_it_could_signal_when_it_begins(tmp_path: Path) -> None:
     argv = guarded(("/bin/sh", "-c", f"ls /proc/{os.getpid()}/task"))
     closed = Closed(SYSTEM, (str(tmp_path), "/dev/null"))
