@@ -17,6 +17,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from pilot.sandbox.certs import dn_of_peer
+from pilot.sandbox.free_ports import LOOPBACK, held_port
 
 LARGEST_BODY_BYTES = 256 * 1024 * 1024
 IDLE_TIMEOUT_S = 120.0
@@ -68,6 +69,7 @@ class Listener:
         self._context = context
         self._server: _Server | None = None
         self._thread: threading.Thread | None = None
+        self._was_up = False
         self._lock = threading.Lock()
 
     @property
@@ -79,12 +81,13 @@ class Listener:
         return self._server is not None
 
     def start(self) -> None:
-        """Bind, to the former port if there was one, and serve in a thread of its own."""
+        """Bind and serve in a thread of its own. The first time a port that is taken is exchanged for a free one."""
         with self._lock:
             if self._server is not None:
                 return
-            server = _Server(("127.0.0.1", self.port), self.name, self._route, self._context)
-            self.port = server.server_address[1]
+            address = (LOOPBACK, self.port) if self._was_up else held_port(self.port or None)
+            server = _Server(address, self.name, self._route, self._context)
+            self.port, self._was_up = server.server_address[1], True
             thread = threading.Thread(
                 target=server.serve_forever, kwargs={"poll_interval": 0.05}, name=f"sandbox-{self.name}", daemon=True
             )
@@ -107,7 +110,9 @@ class _Server(socketserver.TCPServer):
     allow_reuse_address = True
     request_queue_size = 128
 
-    def __init__(self, address: tuple[str, int], name: str, route: Route, context: ssl.SSLContext | None) -> None:
+    def __init__(
+        self, address: tuple[str, int] | socket.socket, name: str, route: Route, context: ssl.SSLContext | None
+    ) -> None:
         self.name = name
         self.route = route
         self.context = context
@@ -115,7 +120,15 @@ class _Server(socketserver.TCPServer):
         self._open: set[socket.socket] = set()
         self._threads: set[threading.Thread] = set()
         self._open_lock = threading.Lock()
-        super().__init__(address, _Handler)
+        if isinstance(address, tuple):
+            super().__init__(address, _Handler)
+            return
+        super().__init__(address.getsockname(), _Handler, bind_and_activate=False)
+        self.socket.close()
+        self.socket = address
+        self.server_activate()
+        # Inherited by connections: while the last of them are closing, the port can be bound again.
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
 
     def get_request(self) -> tuple[Any, Any]:
         connection, address = self.socket.accept()

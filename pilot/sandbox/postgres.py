@@ -14,8 +14,8 @@ import time
 from pathlib import Path
 
 from pilot.sandbox.certs import write_private
+from pilot.sandbox.free_ports import held_port, port_of
 from pilot.sandbox.production import Registry
-from pilot.sandbox.stores import port_or_free
 
 ADDRESS = "127.0.0.1"
 ADMINISTRATOR = "postgres"
@@ -55,7 +55,8 @@ class Postgres:
         self._binaries = _binaries()
         self._administrators_password = secrets.token_urlsafe(18)
         self._process: subprocess.Popen[bytes] | None = None
-        self.port = port_or_free(None)
+        self._held = held_port()
+        self.port = port_of(self._held)
         self.registry = Registry(
             f"postgresql://{ADDRESS}:{self.port}/{DATABASE}", ACCOUNT, password=secrets.token_urlsafe(18)
         )
@@ -76,6 +77,7 @@ class Postgres:
 
     def stop(self) -> None:
         """End the server and wait for it; safe to call twice."""
+        self._held.close()
         process, self._process = self._process, None
         if process is None or process.poll() is not None:
             return
@@ -105,6 +107,7 @@ class Postgres:
 
     def _start(self) -> None:
         command = [*_not_as_root(), "setpriv", "--pdeathsig", "INT", str(self._binaries / "postgres")]
+        self._held.close()
         with (self._folder / "postgres.log").open("ab") as log:
             self._process = subprocess.Popen(
                 [*command, "-D", str(self._data)],

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import os
-import random
 import shutil
 import socket
 import subprocess
@@ -15,9 +14,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO
 
+from pilot.sandbox.free_ports import held_port, port_of
+
 START_TIMEOUT_S = 20.0
 STOP_TIMEOUT_S = 3.0
-PORTS = range(15_000, 32_000)  # below Linux's ip_local_port_range (32768 on)
 
 
 class StoreUnavailable(RuntimeError):
@@ -31,8 +31,8 @@ class Stores:
         self._folder = folder
         self._log = folder / "servers.log"
         self._children: list[subprocess.Popen[bytes]] = []
-        self.s3_port = port_or_free(former_ports.get("s3"))
-        self.gcs_port = port_or_free(former_ports.get("gcs"))
+        self._held = [held_port(former_ports.get(name)) for name in ("s3", "gcs")]
+        self.s3_port, self.gcs_port = map(port_of, self._held)
 
     @property
     def ports(self) -> dict[str, int]:
@@ -57,6 +57,7 @@ class Stores:
         rclone = _rclone()
         config = self._folder / "rclone.conf"
         config.touch()
+        self._let_go_of_ports()
         with self._log.open("ab") as log:
             # The key goes through the environment: command lines are public. rclone reads it as a CSV line.
             s3: list[str | Path] = [rclone, "serve", "s3", "--config", config, "--addr", f"127.0.0.1:{self.s3_port}"]
@@ -106,8 +107,13 @@ class Stores:
         copy.chmod(0o755)
         return copy
 
+    def _let_go_of_ports(self) -> None:
+        for held in self._held:
+            held.close()
+
     def stop(self) -> None:
         """TERM, then KILL; each child is reaped."""
+        self._let_go_of_ports()
         for child in self._children:
             child.terminate()
         for child in self._children:
@@ -117,18 +123,6 @@ class Stores:
                 child.kill()
                 child.wait()
         self._children.clear()
-
-
-def port_or_free(wanted: int | None) -> int:
-    """The wanted port when nobody has it, else a free one, outside of the range that the kernel gives to clients: until a
-    server has it, nobody else's connection can take it.
-    """
-    for port in (wanted or random.choice(PORTS), *random.sample(PORTS, 100)):
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(("127.0.0.1", port))
-            return port
-    raise StoreUnavailable("There is no free port on 127.0.0.1.")
 
 
 def _rclone() -> Path:

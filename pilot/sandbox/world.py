@@ -28,7 +28,7 @@ from pilot.sandbox.panda_db import PandaDb
 from pilot.sandbox.panda_server import STORE_FRONTS, PandaServer
 from pilot.sandbox.public_logs import PublicLogs
 from pilot.sandbox.store_front import StoreFront
-from pilot.sandbox.stores import Stores, port_or_free
+from pilot.sandbox.stores import Stores
 from pilot.sandbox.tokens import Google, Issuer, Renewals
 from pilot.sandbox.upload import Uploads
 
@@ -88,6 +88,8 @@ class World:
         self._adder = Adder(self.db, delay_s=self._adder_delay_s or 0.0, time_scale=self.time_scale)
         former = {} if self._store_fronts else _former_ports(self.state_dir)
         self._stores = Stores(self.state_dir, former) if stores else None
+        if self._stores is not None:
+            self._stack.callback(self._stores.stop)
         self.panda: PandaServer = PandaServer(
             self.db,
             self.dispatcher,
@@ -140,7 +142,7 @@ class World:
         if self._store_fronts:
             tls |= dict.fromkeys(STORE_FRONTS, context)
         ports = _former_ports(folder)
-        self.listeners = {name: Listener(name, answer, tls[name], port_or_free(ports.get(name))) for name in tls}
+        self.listeners = {name: Listener(name, answer, tls[name], ports.get(name, 0)) for name in tls}
         for listener in self.listeners.values():
             self._stack.callback(listener.down)
             listener.start()
@@ -161,7 +163,6 @@ class World:
             self.panda.add_store("s3", StoreFront(stores.s3_port, self.ca_path).forward)
         keys = yaml.safe_load((folder / "s3-key").read_text())
         stores.make_buckets((DATA_BUCKET,), (LOG_BUCKET, TRANSFORM_BUCKET))
-        self._stack.callback(stores.stop)
         gcs_url = self.gcs_url or ""
         stores.start(folder / "server.crt", folder / "server.key", keys["access_key"], keys["secret_key"], gcs_url)
 

@@ -83,8 +83,8 @@ def _watch(pilot: subprocess.Popen[bytes], summary: Path) -> list[Sample]:
         try:
             done = len(json.loads(summary.read_text())["jobs"])
             samples.append(_sample(pilot.pid, done))
-        except (OSError, ValueError):
-            pass  # not yet started, or just gone
+        except (OSError, ValueError, KeyError):
+            pass  # not yet started, or just gone: a dead process has no memory in its status
         time.sleep(1.0)
     return samples
 

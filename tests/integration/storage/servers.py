@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from pilot.sandbox.free_ports import held_port, port_of
+
 
 @dataclass(frozen=True)
 class StoreServers:
@@ -29,7 +31,8 @@ def store_servers_at(
     for bucket in buckets:
         (folder / "s3" / bucket).mkdir(parents=True)
         (folder / "gcs" / bucket).mkdir(parents=True)
-    s3_port, gcs_port = _free_port(), _free_port()
+    with held_port() as s3_held, held_port() as gcs_held:
+        s3_port, gcs_port = port_of(s3_held), port_of(gcs_held)
     gcs_url = f"https://localhost:{gcs_port}"
     (folder / "rclone.conf").touch()
     rclone: list[str | Path] = [
@@ -93,9 +96,3 @@ def _gcs_program(folder: Path) -> Path:
     shutil.copyfile(inside, folder / "fake-gcs-server")
     (folder / "fake-gcs-server").chmod(0o755)
     return folder / "fake-gcs-server"
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

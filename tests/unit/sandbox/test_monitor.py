@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pilot.sandbox.certs import Authority
+from pilot.sandbox.free_ports import held_port, port_of
 from pilot.sandbox.monitor import depths_of, diagnosis, jobs_view, log_url, updates_view
 from pilot.sandbox.public_logs import PublicLogs, folder_of, object_path
-from pilot.sandbox.stores import port_or_free
 from pilot.sandbox.world import World
 from tests.unit.sandbox.wire import acquire, submit, update
 
@@ -150,6 +150,7 @@ def test_no_address_leads_out_of_the_log_bucket() -> None:
 
 def test_a_store_that_is_down_has_nothing(tmp_path: Path) -> None:
     Authority(tmp_path)
-    logs = PublicLogs(port_or_free(None), tmp_path / "ca.pem")
-    url = "https://localhost:1/drp-us-central1-logging/logs/Q/PandaJob_1/pilotlog.txt"
-    assert logs.listing(url) == () and logs.read(url, "payload.stdout") is None
+    with held_port() as nobody_listens:
+        logs = PublicLogs(port_of(nobody_listens), tmp_path / "ca.pem")
+        url = "https://localhost:1/drp-us-central1-logging/logs/Q/PandaJob_1/pilotlog.txt"
+        assert logs.listing(url) == () and logs.read(url, "payload.stdout") is None
