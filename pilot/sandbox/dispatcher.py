@@ -10,8 +10,9 @@ import datetime as dt
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 from pilot.sandbox.columns import COLUMNS, INITIAL_FIELDS, ColumnError, fitted
@@ -107,31 +108,25 @@ class Dispatcher:
     def acquire(self, request: JobRequest) -> list[dict[str, Any]]:
         """Activated jobs that fit, by priority and then age; each becomes `sent`. Not idempotent, as on the real server."""
         with self._db.transaction():
-            fitting = [job for job in self._activated(request) if _fits(job, request)]
-            fitting.sort(key=lambda job: (-job["priority"], job["panda_id"]))
-            chosen = fitting[: max(request.n_jobs, 0)]
+            fitting = (job for job in self._activated(request) if _fits(job, request))
+            chosen = list(islice(fitting, max(request.n_jobs, 0)))
             for job in chosen:
                 self._mark_sent(job, request)
-            n_sent = len(self._db.jobs("status = 'sent' AND archived = 0 AND site = ?", request.site))
+            n_sent = self._db.count_sent(request.site)
             answers = [_answer(job, n_sent) for job in chosen]
         if answers:
             self._notify()
         return answers
 
-    def _activated(self, request: JobRequest) -> list[dict[str, Any]]:
+    def _activated(self, request: JobRequest) -> Iterator[dict[str, Any]]:
         label = request.label
         if self._queue_status(request.site) == "test" and label in ("user", "managed", "unified"):
             label = "test"
-        jobs = self._db.jobs("status = 'activated' AND archived = 0 AND site = ?", request.site)
+        jobs = self._db.waiting_jobs(request.site)
         if label == "test" and request.computing_element:
-            return [
-                job
-                for job in jobs
-                if job["prod_source_label"] in ("prod_test", "test", "install")
-                or job["processing_type"] == "gangarobot"
-            ]
+            return (job for job in jobs if _is_test(job))
         wanted = _LABELS.get(label, (label,))
-        return [job for job in jobs if job["prod_source_label"] in wanted]
+        return (job for job in jobs if job["prod_source_label"] in wanted)
 
     def _mark_sent(self, job: dict[str, Any], request: JobRequest) -> None:
         fields = dict(job["fields"])
@@ -228,6 +223,10 @@ class Dispatcher:
     def _notify(self) -> None:
         with self.changed:
             self.changed.notify_all()
+
+
+def _is_test(job: dict[str, Any]) -> bool:
+    return job["prod_source_label"] in ("prod_test", "test", "install") or job["processing_type"] == "gangarobot"
 
 
 def _fits(job: dict[str, Any], request: JobRequest) -> bool:

@@ -33,6 +33,8 @@ CREATE TABLE IF NOT EXISTS jobs (
     created REAL NOT NULL,
     modified REAL NOT NULL
 );
+-- In the order in which jobs are given out, so that ten thousand waiting ones cost no more than ten.
+CREATE INDEX IF NOT EXISTS jobs_by_state ON jobs (archived, status, site, priority DESC, panda_id);
 CREATE TABLE IF NOT EXISTS files (
     panda_id INTEGER NOT NULL, position INTEGER NOT NULL, lfn TEXT, type TEXT, status TEXT, guid TEXT,
     fsize INTEGER, md5sum TEXT, checksum TEXT, dataset TEXT, destinationse TEXT
@@ -102,6 +104,17 @@ class PandaDb:
     def jobs(self, where: str = "1", *values: object) -> list[dict[str, Any]]:
         """Jobs by an SQL condition, oldest first."""
         return [_decoded(row) for row in self._select(f"SELECT * FROM jobs WHERE {where} ORDER BY panda_id", *values)]
+
+    def waiting_jobs(self, site: str) -> Iterator[dict[str, Any]]:
+        """Activated jobs of a site by priority and then age, read as they are asked for; inside a transaction."""
+        where = "archived = 0 AND status = 'activated' AND site = ?"
+        sql = f"SELECT * FROM jobs WHERE {where} ORDER BY priority DESC, panda_id"
+        return (_decoded(dict(row)) for row in self._connection.execute(sql, (site,)))
+
+    def count_sent(self, site: str) -> int:
+        """Jobs of a site that were given out and not yet heard of."""
+        where = "archived = 0 AND status = 'sent' AND site = ?"
+        return int(self._select(f"SELECT count(*) AS n FROM jobs WHERE {where}", site)[0]["n"])
 
     def set_job(self, panda_id: int, *, touch: bool = True, **values: Any) -> None:
         """Change columns of one job; `touch` also moves its modification time, which the Watcher looks at."""
