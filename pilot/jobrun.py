@@ -10,7 +10,6 @@ because after it the server may hand out new work; only when the pilot itself mu
 from __future__ import annotations
 
 import errno
-import json
 import logging
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -25,7 +24,7 @@ from pilot.job.errors import Diagnosis, PilotError, StageError
 from pilot.job.model import ApiGeneration, Attempt, Job, MalformedJob
 from pilot.job.outcome import Outcome, PayloadFacts, StopCause, failed, judge, outcome_record, with_error
 from pilot.job.parse import parse_job, secret_texts, without_secrets
-from pilot.job.replay import REPLAY_NAME, Replay, replay_document
+from pilot.job.replay import REPLAY_NAME, Replay, replay_document, replay_text
 from pilot.job.report import FieldValue, Identity, StageTimes, update_fields
 from pilot.job.states import JobState
 from pilot.jobnotes import JobNotes, JobRecord
@@ -433,7 +432,7 @@ class JobRun:
         try:
             recipe, version = self._parts.payload.recipe(job), self._parts.identity.pilot_version
             replay = Replay(job, recipe, notes.isolation, notes.sources, outcome, version)
-            document = json.dumps(replay_document(replay, self._definition, redactor.clean), indent=1)
+            document = replay_text(replay_document(replay, self._definition, redactor.clean))
             replace_atomically(self._folder.logs / REPLAY_NAME, document.encode(), mode=0o600)
         except OSError as error:  # a full volume
             logger.warning("job %s: %s is not written: %s", self._attempt, REPLAY_NAME, error.strerror)

@@ -7,6 +7,7 @@ through parse.py, and what would open the reader's machine (paths of binds and i
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Callable, Mapping
@@ -110,6 +111,12 @@ def replay_document(replay: Replay, definition: Mapping[str, Any], clean: Callab
         "grace_s": recipe.grace_s,
         "outcome": _cleaned(outcome_record(replay.outcome), clean, DEEPEST) if replay.outcome else None,
     }
+
+
+def replay_text(document: Mapping[str, Any]) -> str:
+    """The document as it is stored: a line for each of its keys, which can be read and takes a third of the time of more."""
+    lines = (f"{json.dumps(key)}: {json.dumps(value)}" for key, value in document.items())
+    return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
 def _cleaned(value: Any, clean: Callable[[str], str], depth: int) -> Any:

@@ -133,7 +133,6 @@ class Needles:
 
     def __init__(self, needles: Iterable[bytes]) -> None:
         self._sorted: Sequence[bytes] = sorted(needles)
-        self._heads = frozenset(needle[:MIN_SECRET_CHARS] for needle in self._sorted)
         self.longest_bytes = max(map(len, self._sorted), default=0)
         self._may_be_table = 0 < sum(map(len, self._sorted)) <= TABLE_MAX_NEEDLE_BYTES
         self._until_table_bytes = TABLE_AFTER_BYTES if self._may_be_table else None
@@ -141,6 +140,8 @@ class Needles:
             from ahocorasick_rs import BytesAhoCorasick, MatchKind
 
             self._automaton = BytesAhoCorasick(self._sorted, matchkind=MatchKind.Standard)
+            heads = sorted({needle[:MIN_SECRET_CHARS] for needle in self._sorted})
+            self._heads = BytesAhoCorasick(heads, matchkind=MatchKind.Standard)
 
     def __len__(self) -> int:
         return len(self._sorted)
@@ -191,9 +192,8 @@ class Needles:
     def _cut_off_bytes(self, data: bytes) -> int:
         """The length of the longest end of the data that begins a needle; 0 when it is too short to tell."""
         tail = data[-self.longest_bytes + 1 :] if self.longest_bytes > 1 else b""
-        for start in range(len(tail) - MIN_SECRET_CHARS + 1):
-            if tail[start : start + MIN_SECRET_CHARS] not in self._heads:
-                continue
+        # All heads at once: to try each place of each of a page's lines was a tenth of a short job's CPU time.
+        for _which, start, _end in self._heads.find_matches_as_indexes(tail, overlapping=True):
             end = tail[start:]
             place = bisect_left(self._sorted, end)
             if place < len(self._sorted) and self._sorted[place].startswith(end):

@@ -144,15 +144,22 @@ def cleaned(value: T, clean: Callable[[str], str]) -> T:
 def _cleaned(value: Any, clean: Callable[[str], str]) -> Any:
     if isinstance(value, str):
         return clean(value)
-    if isinstance(value, Enum):
+    if value is None or isinstance(value, int | float | Enum | UsagePoint):  # of those points there are thousands
         return value
     if isinstance(value, tuple):
         return tuple(_cleaned(item, clean) for item in value)
     if isinstance(value, Mapping):
         return {clean(str(key)): _cleaned(item, clean) for key, item in value.items()}
     if is_dataclass(value) and not isinstance(value, type):
-        if isinstance(value, UsagePoint):  # thousands of numbers
-            return value
-        changes = {f.name: _cleaned(getattr(value, f.name), clean) for f in fields(value) if f.init}
-        return replace(value, **changes)
+        return _cleaned_fields(value, clean)
     return value
+
+
+def _cleaned_fields(value: Any, clean: Callable[[str], str]) -> Any:
+    changes = {}
+    for place in fields(value):
+        before = getattr(value, place.name)
+        after = _cleaned(before, clean)
+        if place.init and after is not before:
+            changes[place.name] = after
+    return replace(value, **changes) if changes else value

@@ -71,6 +71,8 @@ def number(value: float) -> str:
 
 def plain(text: str) -> str:
     """Text without terminal escapes and without characters that no page should hold; line ends and tabs stay."""
+    if text.isprintable():  # as nearly all are; no control character is
+        return text
     return _UNPRINTABLE.sub(
         "\N{REPLACEMENT CHARACTER}", _ESCAPES.sub("", text.replace("\r\n", "\n").replace("\r", "\n"))
     )

@@ -15,7 +15,7 @@ from pilot.job.model import Checksum, Job, MalformedJob
 from pilot.job.outcome import Outcome
 from pilot.job.parse import parse_job
 from pilot.job.queue import Queue, QueueStatus
-from pilot.job.replay import Recipe, Replay, read_replay, replay_document
+from pilot.job.replay import Recipe, Replay, read_replay, replay_document, replay_text
 from pilot.job.states import JobState
 from tests.unit.parts import WITH_INPUT, definition
 
@@ -79,6 +79,13 @@ def test_what_is_written_is_read_back_the_same() -> None:
     found = read(written())
     assert found == replay()
     assert isinstance(found.job, Job) and found.lost_command == ""
+
+
+def test_it_is_stored_as_a_line_for_each_key() -> None:
+    document = {"format": 1, "definition": {"jobPars": "a\nb \u2028"}, "binds": []}
+    text = replay_text(document)
+    assert json.loads(text) == document
+    assert text.splitlines()[1:-1] == ['"format": 1,', '"definition": {"jobPars": "a\\nb \\u2028"},', '"binds": []']
 
 
 def test_no_secret_is_in_it() -> None:

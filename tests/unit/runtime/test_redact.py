@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from pilot.runtime.redact import (
     MASK,
+    MIN_SECRET_CHARS,
     NEEDLE_MAX_BYTES,
     RECENT_FILES,
     TABLE_AFTER_BYTES,
@@ -179,7 +180,8 @@ def test_a_large_text_is_read_with_a_table_unless_it_would_take_much_memory(monk
     library = ahocorasick_rs.BytesAhoCorasick
 
     def automaton(needles: Any, **how: Any) -> Any:
-        made.append(how.get("implementation"))
+        if max(map(len, needles)) > MIN_SECRET_CHARS:  # not the one of their beginnings
+            made.append(how.get("implementation"))
         return library(needles, **how)
 
     monkeypatch.setattr(ahocorasick_rs, "BytesAhoCorasick", automaton)
