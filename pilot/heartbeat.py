@@ -65,6 +65,10 @@ class Heartbeat:
         """Seconds since the server last took an update."""
         return monotonic_s() - self._last_heard_s
 
+    def heard(self) -> None:
+        """The server has just taken an update of this job, sent here or by another part."""
+        self._last_heard_s = board.heard_s = monotonic_s()
+
     def beat(self, stop: Stop) -> None:
         """The loop: returns when ``stop`` is requested. A beat that fails is logged; the next one comes in its time."""
         stop.follow(self._on_stop)
@@ -93,5 +97,5 @@ class Heartbeat:
             if self.silent_for_s > self._silence_s:
                 self._lost(self.silent_for_s)
             return False
-        self._last_heard_s = board.heard_s = monotonic_s()
+        self.heard()
         return self._obey(answer)

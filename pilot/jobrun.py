@@ -306,6 +306,7 @@ class JobRun:
             raise StageError(PilotError.COMMUNICATION_FAILURE, f"the start was not accepted: {trouble}") from trouble
         except ServerRefused as refusal:
             raise StageError(PilotError.INTERNAL, f"the server refuses the job's start: {refusal}") from refusal
+        self._heartbeat.heard()
         probe(Point.STARTING_ACCEPTED)
         if self._obey(answer):
             self._heartbeat.answer_soon()

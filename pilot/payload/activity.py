@@ -29,10 +29,16 @@ class FolderUse(NamedTuple):
     entries: int = 0
 
 
-def folder_use(folders: tuple[Path, ...], cancelled: Callable[[], bool] = lambda: False) -> FolderUse:
-    """What lies below some folders, however deep. Links are not followed; what cannot be read is not counted."""
+def folder_use(
+    folders: tuple[Path, ...], cancelled: Callable[[], bool] = lambda: False, most_allowed: int = 0
+) -> FolderUse:
+    """What lies below some folders, however deep. Links are not followed; what cannot be read is not counted.
+
+    Counts to ``MAX_FOLDER_ENTRIES``, and beyond that until there are more than are allowed.
+    """
+    most = max(MAX_FOLDER_ENTRIES, most_allowed + 1)
     used, newest_s, seen, todo = 0, 0.0, 0, [os.fspath(folder.absolute()) for folder in folders]
-    while todo and seen < MAX_FOLDER_ENTRIES and not cancelled():
+    while todo and seen < most and not cancelled():
         where = todo.pop()
         try:
             with _scan(where) as entries:

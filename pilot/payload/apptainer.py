@@ -17,6 +17,7 @@ from pathlib import Path
 
 from pilot.job.errors import PayloadError, PilotError
 from pilot.job.outcome import container_error
+from pilot.payload import procfs
 from pilot.payload.command import Command
 from pilot.payload.environment import TRACKING_NAME, PayloadEnvironment
 from pilot.payload.folder import PayloadPlaces
@@ -265,10 +266,18 @@ def container_message(stderr: Path) -> str | None:
 
 
 def infrastructure(main_pid: int) -> Callable[[Process], bool]:
-    """Tells the runtime's own processes from the payload's: their 50 MB are nobody's business but the runtime's."""
+    """Tells the runtime's own processes from the payload's: their 50 MB are nobody's business but the runtime's.
+
+    A payload may call itself by their names; it is within the container's PID namespace, they are not, but for its init.
+    """
+    own_depth = procfs.depth(os.getpid())
 
     def is_runtime(process: Process) -> bool:
-        return process.pid == main_pid or process.comm in CONTAINER_COMMS
+        if process.pid == main_pid:
+            return True
+        if process.comm not in CONTAINER_COMMS:
+            return False
+        return procfs.depth(process.pid) <= own_depth or procfs.is_init(process.pid)
 
     return is_runtime
 

@@ -33,7 +33,8 @@ class ContainerWatch:
     def finish(self, bound_s: float) -> bool:
         """End the looking; False when the thread did not end within the bound."""
         self._finished.set()
-        self._thread.join(bound_s)
+        if self._thread.ident is not None:  # else no thread was to be had
+            self._thread.join(bound_s)
         return not self._thread.is_alive()
 
     def _run(self) -> None:

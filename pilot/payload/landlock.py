@@ -99,13 +99,15 @@ def _restrict(read: tuple[str, ...], write: tuple[str, ...]) -> None:
     rules = _checked(
         _libc.syscall(SYS_CREATE_RULESET, ctypes.byref(ruleset), ctypes.c_size_t(size), ctypes.c_uint32(0))
     )
-    for path in read:
-        _allow(rules, path, READING & rights)
-    for path in write:
-        _allow(rules, path, rights)
-    _checked(_libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
-    _checked(_libc.syscall(SYS_RESTRICT_SELF, ctypes.c_int(rules), ctypes.c_uint32(0)))
-    os.close(rules)
+    try:
+        for path in read:
+            _allow(rules, path, READING & rights)
+        for path in write:
+            _allow(rules, path, rights)
+        _checked(_libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
+        _checked(_libc.syscall(SYS_RESTRICT_SELF, ctypes.c_int(rules), ctypes.c_uint32(0)))
+    finally:
+        os.close(rules)
 
 
 def _drop_capabilities() -> None:

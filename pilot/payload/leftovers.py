@@ -65,17 +65,12 @@ def _kill_all(variable: bytes, account: Account | None) -> None:
 
 
 def _carriers(variable: bytes, account: Account | None) -> Iterator[int]:
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+    for pid, process in procfs.all_processes().items():
+        if pid == os.getpid() or process.zombie:
             continue
-        try:
-            if variable in (entry / "environ").read_bytes().split(b"\0"):
-                yield int(entry.name)
-        except PermissionError:
-            if account is not None and procfs.owner(int(entry.name)) == account.uid:
-                yield int(entry.name)
-        except OSError:
-            continue
+        its_user = account is not None and procfs.owner(pid) == account.uid
+        if procfs.environment_holds(pid, variable) or (its_user and procfs.environment_closed(pid)):
+            yield pid
 
 
 def _cause(left: Mapping[str, Any], folder: JobFolder) -> Diagnosis:

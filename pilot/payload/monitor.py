@@ -12,10 +12,12 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from operator import add, sub
 from pathlib import Path
+from typing import NamedTuple
 
 from pilot.job.history import History, UsagePoint
 from pilot.job.limits import Breach, BreachKind, Limits, Sample, breach, next_look_s
@@ -43,6 +45,7 @@ LEAST_WRITING_PER_S = 200 << 20  # and of the work folder
 PSS_SHARE = 20.0  # PSS is read again after this many times the time its last reading took
 FOLDER_PAUSE_S = 30.0
 FOLDER_SHARE = 50.0
+_NOTHING: tuple[float, ...] = (0.0,) * 6  # of an account
 SUMMARY_NAME = "memory_monitor_summary.json"  # prmon's names: the monitor's plots look for them
 OUTPUT_NAME = "memory_monitor_output.txt"
 
@@ -131,6 +134,14 @@ def prmon_row(point: UsagePoint, began_at_s: float) -> dict[str, float]:
     }
 
 
+class _Seen(NamedTuple):
+    """A process as it was last seen: what tells it from another of its pid, its parent, its account."""
+
+    key: tuple[int, int]
+    ppid: int
+    account: tuple[float, ...]
+
+
 @dataclass(slots=True)
 class _Peaks:
     """Running maxima and time-weighted sums of the four memory figures."""
@@ -175,8 +186,8 @@ class Monitor:
         self._lock = threading.Lock()
         self._peaks = _Peaks()
         self._history = History()
-        self._living: dict[tuple[int, int], tuple[float, ...]] = {}  # CPU and traffic of each process, as last seen
-        self._ended: tuple[float, ...] = (0.0,) * 6  # and of all that have ended, summed
+        self._living: dict[int, _Seen] = {}  # by pid, as last seen
+        self._ended = _NOTHING  # CPU and traffic of those that have ended, and that no living one has taken over
         self._last: TreeSample | None = None
         self._pss_due_s, self._folder_due_s = 0.0, FIRST_PAUSE_S * 4
         self._pss_last: tuple[int, int] | None = None  # PSS and the RSS it was measured at
@@ -205,7 +216,8 @@ class Monitor:
         self._finished.set()
         self._nudged.set()
         watch_ended = self._watch is None or self._watch.finish(bound_s)
-        self._thread.join(bound_s)
+        if self._thread.ident is not None:  # else no thread was to be had
+            self._thread.join(bound_s)
         return watch_ended and not self._thread.is_alive()
 
     @property
@@ -263,11 +275,13 @@ class Monitor:
                 continue
             with self._eyes():
                 sample = self._take()
-            if sample is not None:
-                before = self._last
+            before = self._last
+            if (
+                sample.processes
+            ):  # before a container's first process, and after the last, there is time alone to be judged
                 self._remember(sample)
-                self._judge(sample)
-                pause_s = self._next_pause_s(pause_s, sample, before)
+            self._judge(sample)
+            pause_s = self._next_pause_s(pause_s, sample, before)
             due_s = monotonic_s() + pause_s
 
     def _next_pause_s(self, pause_s: float, sample: TreeSample, before: TreeSample | None) -> float:
@@ -282,12 +296,10 @@ class Monitor:
             longest_s = min(longest_s, max(due_s, CLOSEST_PAUSE_S))
         return min(pause_s * PAUSE_GROWTH, longest_s)
 
-    def _take(self) -> TreeSample | None:
+    def _take(self) -> TreeSample:
         members = self._process.members()
         self._process.collect_orphans(members)
         counted = [p for p in members if not p.zombie and not self._infrastructure(p)]
-        if not counted:
-            return None
         elapsed_s = monotonic_s() - self._process.started_at_s
         rss = sum(p.rss_bytes for p in counted)
         pss, swap = self._pss(counted, rss, elapsed_s)
@@ -310,27 +322,47 @@ class Monitor:
         )
 
     def _accumulate(self, counted: list[Process]) -> list[float]:
-        """CPU and traffic of all processes ever seen: the newest figures of each, whether it still lives or not."""
-        now: dict[tuple[int, int], tuple[float, ...]] = {
-            p.key: (p.user_s, p.system_s, *(procfs.io_bytes(p.pid) or (0, 0, 0, 0))) for p in counted
+        """CPU and traffic of all processes ever seen, with what the living ones took over from children they waited for.
+
+        The kernel adds a child's account to its parent's when it is waited for: what a parent has grown by is not counted
+        again as the last that was seen of its ended children.
+        """
+        now = {p.pid: _Seen(p.key, p.ppid, _account_of(p)) for p in counted}
+        gone = {pid: seen for pid, seen in self._living.items() if pid not in now or now[pid].key != seen.key}
+        grown = {
+            pid: tuple(map(sub, now[pid].account, seen.account))
+            for pid, seen in self._living.items()
+            if pid not in gone
         }
-        gone = [figures for key, figures in self._living.items() if key not in now]
+        left: dict[int, list[tuple[float, ...]]] = {}
+        for seen in gone.values():
+            left.setdefault(_nearest_living(seen.ppid, gone), []).append(seen.account)
+        for ancestor, accounts in left.items():
+            taken_over = grown.get(ancestor, _NOTHING)
+            lost = (max(0.0, sum(each) - taken) for *each, taken in zip(*accounts, taken_over, strict=True))
+            self._ended = tuple(map(add, self._ended, lost))
         self._living = now
-        self._ended = tuple(map(sum, zip(self._ended, *gone, strict=True)))
-        return [sum(figures) for figures in zip(self._ended, *now.values(), strict=True)]
+        return [sum(figures) for figures in zip(self._ended, *(seen.account for seen in now.values()), strict=True)]
 
     def _pss(self, counted: list[Process], rss: int, elapsed_s: float) -> tuple[int | None, int]:
         """PSS and swap of the tree. Between two readings PSS is taken to move with RSS, but never over the limit unread."""
         if self._pss_last is None or elapsed_s >= self._pss_due_s or self._pss_is_over(rss):
             begun_s = monotonic_s()
-            read = [procfs.pss_and_swap_bytes(p.pid) for p in counted]
-            known = [figures for figures in read if figures is not None]
+            read = [(p, procfs.pss_and_swap_bytes(p.pid)) for p in counted]
+            known = [figures for _, figures in read if figures is not None]
+            hiding = [p for p, figures in read if figures is None and _has_memory(p)]
             took_s = monotonic_s() - begun_s
             self._pss_due_s = elapsed_s + max(took_s * PSS_SHARE, LONGEST_PAUSE_S if elapsed_s > 10 else 0.0)
-            if len(known) * 2 > len(counted):  # a few that hide theirs count with their RSS
-                hidden = sum(p.rss_bytes for p, figures in zip(counted, read, strict=True) if figures is None)
-                self._pss_seen, self._pss_last = True, (sum(f[0] for f in known) + hidden, rss)
+            if len(known) > len(hiding):  # a few that hide theirs count with their RSS
+                hidden = sum(p.rss_bytes for p in hiding)
+                pss = sum(f[0] for f in known) + hidden
+                # Those that ended meanwhile are left out of both: what they shared is counted once, and theirs no more.
+                at_rss = sum(p.rss_bytes for p, figures in read if figures is not None) + hidden
+                self._pss_seen, self._pss_last = True, (pss, at_rss)
                 self._swap_last = sum(f[1] for f in known)
+                return pss, self._swap_last
+            if not hiding and self._pss_last is not None:  # all have ended
+                return 0, 0
         if self._pss_last is None:
             return None, 0
         return self._pss_from(rss), self._swap_last
@@ -415,7 +447,7 @@ class Monitor:
             return False
         begun_s = monotonic_s()
         with self._eyes():
-            found = folder_use(self._folders, self._finished.is_set)
+            found = folder_use(self._folders, self._finished.is_set, self._limits.inodes or 0)
         took_s = monotonic_s() - begun_s
         growth_per_s = (found.used_bytes - self._folder.used_bytes) / max(elapsed_s - self._folder_seen_s, 0.01)
         self._folder, self._folder_seen_s = found, elapsed_s
@@ -482,6 +514,27 @@ class Monitor:
         average |= {n: round(sum(row[n] for row in rows) / len(rows)) for n in ("nprocs", "nthreads")}
         memory = os.sysconf("SC_PHYS_PAGES") * procfs.PAGE_BYTES // 1024
         return {"Max": highest, "Avg": average, "HW": {"cpu": {"CPUs": os.cpu_count()}, "mem": {"MemTotal": memory}}}
+
+
+def _account_of(process: Process) -> tuple[float, ...]:
+    """User and system seconds, rchar, wchar, bytes read and written; of its own and of the children it waited for."""
+    user_s, system_s = process.user_s + process.waited_user_s, process.system_s + process.waited_system_s
+    return (user_s, system_s, *(procfs.io_bytes(process.pid) or (0, 0, 0, 0)))
+
+
+def _nearest_living(pid: int, gone: Mapping[int, _Seen]) -> int:
+    """Whoever may have waited for it: its parent, or that one's parent when it is gone too."""
+    for _ in gone:
+        if pid not in gone:
+            break
+        pid = gone[pid].ppid
+    return pid
+
+
+def _has_memory(process: Process) -> bool:
+    """False for one that has ended since it was looked at, or is about to."""
+    now = procfs.read_process(process.pid)
+    return now is not None and now.key == process.key and not now.zombie and now.vmem_bytes > 0
 
 
 def _create(path: Path, text: str) -> None:

@@ -22,7 +22,7 @@ from pilot.payload.environment import TRACKING_NAME
 from pilot.payload.procfs import Process
 from pilot.payload.programs import DEFAULT_PATH
 from pilot.payload.rungs import Account
-from pilot.payload.start import Launch, start
+from pilot.payload.start import Launch, queue_mark_bytes, start
 from pilot.runtime.clock import monotonic_s
 from pilot.runtime.pulse import wait_for
 from pilot.runtime.stop import Deadline, Stop, StopKind, StopReason
@@ -69,7 +69,7 @@ read -r word
 [ "$word" = done ] && exit 0
 rounds=0
 while [ $rounds -lt 50 ]; do
-    found=$(grep -lzxF -- "$1" /proc/[0-9]*/environ 2>/dev/null)
+    found=$(printf '%s\\0' /proc/[0-9]*/task/*/environ | xargs -0 grep -lzxF -- "$1" 2>/dev/null)
     closed=
     [ -z "$2" ] || for file in $(find /proc -maxdepth 1 -uid "$2" -name '[0-9]*' 2>/dev/null); do
         head -c 1 "$file/environ" >/dev/null 2>&1 || closed="$closed $file/environ"
@@ -77,7 +77,7 @@ while [ $rounds -lt 50 ]; do
     [ -n "$found$closed" ] || exit 0
     for file in $found $closed; do
         pid=${file#/proc/}
-        kill -KILL "${pid%/environ}" 2>/dev/null
+        kill -KILL "${pid%%/*}" 2>/dev/null
     done
     rounds=$((rounds + 1))
     sleep 0.05
@@ -136,7 +136,7 @@ class Guard:
                 start_new_session=True,
                 close_fds=True,
             )
-        except OSError:
+        except BaseException:
             os.close(self._write_end)
             raise
         finally:
@@ -166,13 +166,13 @@ class PayloadProcess:
         self._seen: set[tuple[int, int]] = set()
         self._seen_lock = threading.Lock()
         self._adopted_cpu_s = 0.0
-        self._exited = threading.Event()
+        self._exited, self._watched = threading.Event(), False
         self._account = launch.account
         self.started_at_s = monotonic_s()
         self._guard = Guard(f"{TRACKING_NAME}={launch.tracking_id}", launch.account)
         try:
             self._process = start(launch)
-        except (PayloadError, OSError):
+        except BaseException:
             self._guard.dismiss()
             raise
         self.pid = self._process.pid
@@ -210,14 +210,20 @@ class PayloadProcess:
         )
 
     def _ours_by_adoption(self, process: Process) -> bool:
-        """A subreaper adopts descendants alone. PID 1 adopts strangers too, so there a second mark is needed."""
+        """A subreaper adopts descendants alone. PID 1 adopts strangers too, so there a second mark is needed.
+
+        Where the whole pod has no new privileges that mark is a limit, which can be lowered further and never raised again.
+        """
         if not adopted(process):
             return False
         if os.getpid() != 1:
             return True
         if self._account is not None:
             return procfs.owner(process.pid) == self._account.uid
-        return procfs.no_new_privileges(process.pid) and not procfs.no_new_privileges(1)
+        if not procfs.no_new_privileges(1):
+            return procfs.no_new_privileges(process.pid)
+        limit_bytes = procfs.message_queue_limit_bytes(process.pid)
+        return limit_bytes is not None and limit_bytes <= queue_mark_bytes()
 
     def collect_orphans(self, members: list[Process]) -> None:
         """Reap the job's dead orphans that became our children, and count their CPU time."""
@@ -239,7 +245,20 @@ class PayloadProcess:
 
         thread = threading.Thread(target=wait_for_exit, name="payload-exit", daemon=True)
         thread.start()
+        self._watched = True
         return thread
+
+    def _ends_within(self, bound_s: float) -> bool:
+        """Wait for the main process's end, also where no thread could be started to watch it."""
+        if self._watched:
+            return self._exited.wait(bound_s)
+        patience, pause = Deadline(bound_s), threading.Event()
+        while os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is None:
+            if patience.passed():
+                return False
+            pause.wait(0.01)
+        self._exited.set()
+        return True
 
     def stop_all(self, grace_s: float) -> None:
         """SIGTERM, ``grace_s`` seconds of patience, then SIGKILL: container init first, so that nothing is orphaned."""
@@ -252,9 +271,9 @@ class PayloadProcess:
         for process in self.members():
             if process.comm == "appinit":
                 _send(process, signal.SIGKILL)
-        if not self._exited.wait(INIT_WAIT_S if self._contained() else 0):
+        if not self._ends_within(INIT_WAIT_S if self._contained() else 0):
             self._signal_group(signal.SIGKILL)
-            self._exited.wait(KILL_WAIT_S)
+            self._ends_within(KILL_WAIT_S)
 
     def _ask_all(self) -> None:
         """SIGTERM to the process group, and to members that left it; never to what carries the container itself."""
@@ -284,7 +303,7 @@ class PayloadProcess:
         """Collect the exit status, end and reap whatever the job has left behind, and account for all of it."""
         wall_s = monotonic_s() - self.started_at_s
         swept, survivors = self._sweep()
-        if not self._exited.wait(KILL_WAIT_S):
+        if not self._ends_within(KILL_WAIT_S):
             text = f"process {self.pid} does not end although it was killed (stuck in the kernel)"
             raise PayloadError(PilotError.INTERNAL, text)
         _pid, status, usage = os.wait4(self.pid, 0)

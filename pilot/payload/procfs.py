@@ -30,6 +30,8 @@ class Process:
     threads: int
     vmem_bytes: int
     rss_bytes: int
+    waited_user_s: float = 0.0  # of children that ended and were waited for, and theirs
+    waited_system_s: float = 0.0
 
     @property
     def key(self) -> tuple[int, int]:
@@ -37,7 +39,8 @@ class Process:
 
     @property
     def zombie(self) -> bool:
-        return self.state in "ZX"
+        """Dead and not collected. One whose first thread has ended is shown in the same state, and its other threads go on."""
+        return self.state in "ZX" and self.threads < 2
 
 
 def read_process(pid: int) -> Process | None:
@@ -48,6 +51,9 @@ def read_process(pid: int) -> Process | None:
     if opened < 0 or len(fields) < 22:
         return None
     user_s, system_s = int(fields[11]) / TICKS_PER_S, int(fields[12]) / TICKS_PER_S
+    vmem_bytes, rss_pages = int(fields[20]), int(fields[21])
+    if vmem_bytes == 0 and int(fields[17]) > 1:
+        vmem_bytes, rss_pages = _memory_of_threads(pid)
     return Process(
         pid=pid,
         comm=text[opened + 1 : closed].decode("utf-8", "replace"),
@@ -60,9 +66,29 @@ def read_process(pid: int) -> Process | None:
         user_s=user_s,
         system_s=system_s,
         threads=int(fields[17]),
-        vmem_bytes=int(fields[20]),
-        rss_bytes=int(fields[21]) * PAGE_BYTES,
+        vmem_bytes=vmem_bytes,
+        rss_bytes=rss_pages * PAGE_BYTES,
+        waited_user_s=int(fields[13]) / TICKS_PER_S,
+        waited_system_s=int(fields[14]) / TICKS_PER_S,
     )
+
+
+def _memory_of_threads(pid: int) -> tuple[int, int]:
+    """Virtual bytes and resident pages of a process whose first thread has ended: another thread shows them."""
+    for thread in _other_threads(pid):
+        text = _read(f"{thread}/stat")
+        fields = text[text.rfind(b")") + 2 :].split()
+        if len(fields) > 21 and int(fields[20]):
+            return int(fields[20]), int(fields[21])
+    return 0, 0
+
+
+def _other_threads(pid: int) -> list[str]:
+    try:
+        names = os.listdir(f"{PROC}/{pid}/task")  # noqa: PTH208
+    except OSError:
+        return []
+    return [f"{PROC}/{pid}/task/{name}" for name in names if name != str(pid)]
 
 
 def all_processes() -> dict[int, Process]:
@@ -95,7 +121,41 @@ def descendants(roots: Iterable[int], processes: Mapping[int, Process]) -> list[
 
 def environment_holds(pid: int, assignment: bytes) -> bool:
     """True when the process was started with exactly this ``NAME=value``; False also when it may not be read."""
-    return assignment in _read(f"{PROC}/{pid}/environ").split(b"\0")
+    return assignment in _of_its_memory(pid, "environ").split(b"\0")
+
+
+def environment_closed(pid: int) -> bool:
+    """True when a process lives whose environment may not be read."""
+    for folder in (f"{PROC}/{pid}", *_other_threads(pid)):
+        try:
+            Path(folder, "environ").read_bytes()
+        except PermissionError:
+            return True
+        except OSError:
+            continue
+    return False
+
+
+def depth(pid: int) -> int:
+    """How many PID namespaces a process is in, one within the other; 0 when it is gone."""
+    return len(_pids_within(pid))
+
+
+def is_init(pid: int) -> bool:
+    """True for the first process of its PID namespace."""
+    return _pids_within(pid)[-1:] == [b"1"]
+
+
+def _pids_within(pid: int) -> list[bytes]:
+    _, _, pids = _read(f"{PROC}/{pid}/status").partition(b"\nNSpid:")
+    return pids.split(b"\n", 1)[0].split()
+
+
+def message_queue_limit_bytes(pid: int) -> int | None:
+    """The hard RLIMIT_MSGQUEUE of a process; None when it has none, or is gone."""
+    _, _, line = _read(f"{PROC}/{pid}/limits").partition(b"\nMax msgqueue size")
+    words = line.split(b"\n", 1)[0].split()
+    return int(words[1]) if len(words) > 1 and words[1].isdigit() else None
 
 
 def command_line(pid: int) -> bytes:
@@ -123,7 +183,7 @@ def no_new_privileges(pid: int) -> bool:
 def pss_and_swap_bytes(pid: int) -> tuple[int, int] | None:
     """Proportional set size and swap of a process, or None where the kernel does not show them to us."""
     found = {}
-    for line in _read(f"{PROC}/{pid}/smaps_rollup").splitlines():
+    for line in _of_its_memory(pid, "smaps_rollup").splitlines():
         name, _, rest = line.partition(b":")
         if name in (b"Pss", b"Swap"):
             found[name] = int(rest.split()[0]) * 1024
@@ -148,6 +208,14 @@ def boot_id() -> str:
 def pid_namespace() -> int:
     """The inode of this process's PID namespace."""
     return Path(PROC, "self/ns/pid").stat().st_ino
+
+
+def _of_its_memory(pid: int, name: str) -> bytes:
+    """A file that shows a process's memory; where its first thread has ended, another thread has it."""
+    for folder in (f"{PROC}/{pid}", *_other_threads(pid)):
+        if text := _read(f"{folder}/{name}"):
+            return text
+    return b""
 
 
 def _read(path: str, most_bytes: int | None = None) -> bytes:

@@ -433,16 +433,18 @@ class PreparedPayload:
         process = self._process = PayloadProcess(self._launch)
         with stop.child() as scope:
             monitor = self._monitor = self._new_monitor(process, scope)
-            watcher = process.watch(scope)
-            monitor.start()
+            watcher: threading.Thread | None = None
             try:
+                watcher = process.watch(scope)
+                monitor.start()
                 started(process.pid)
                 scope.wait(None)
             finally:
                 reason = scope.reason or StopReason(StopKind.INTERNAL, "the pilot could not go on")
                 end = process.finish(self._end(process, reason, monitor))
                 self._process = None
-                watcher.join(1.0)
+                if watcher is not None:
+                    watcher.join(1.0)
         if self._launch.account is not None:
             account, places = self._launch.account, self._places
             run_stage("opening", lambda: account.open_to_pilot(places.work, places.scratch), Stop())

@@ -7,6 +7,7 @@ starts is as restricted as the thread. (A Python that restricts itself, then bec
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import subprocess
 import threading
@@ -23,6 +24,7 @@ from pilot.payload.programs import DEFAULT_PATH
 from pilot.payload.rungs import Account
 from pilot.runtime.stop import Deadline
 
+USUAL_QUEUE_BYTES = 819_200  # the kernel's own bound for message queues
 OOM_SCORE_STEP, MAX_OOM_SCORE = 500, 1000
 THREAD_END_WAIT_S = 5.0
 # A shell that reads a line, or finds that the pilot is dead; then it becomes the program, without what shells export.
@@ -65,8 +67,20 @@ def guarded(argv: tuple[str, ...], account: Account | None = None, max_processes
     if not setpriv or not prlimit:
         raise PayloadError(PilotError.SETUP_FAILURE, "setpriv and prlimit are missing here; install util-linux")
     user = account.launcher()[1:] if account else ("--no-new-privs", "--")
-    bounds = ("--core=0:0", *((f"--nproc={max_processes}:{max_processes}",) if account and max_processes else ()))
+    mark_bytes = queue_mark_bytes()
+    marks = (f"--msgqueue={mark_bytes}:{mark_bytes}",) if mark_bytes >= 0 else ()
+    bounds = (
+        "--core=0:0",
+        *marks,
+        *((f"--nproc={max_processes}:{max_processes}",) if account and max_processes else ()),
+    )
     return (setpriv, "--pdeathsig", "KILL", *user, prlimit, *bounds, "--", *argv)
+
+
+def queue_mark_bytes() -> int:
+    """A payload's bound for POSIX message queues: a byte below the pilot's own, as an orphan is known by it; -1: no room."""
+    _soft, hard_bytes = resource.getrlimit(resource.RLIMIT_MSGQUEUE)
+    return (USUAL_QUEUE_BYTES if hard_bytes == resource.RLIM_INFINITY else min(hard_bytes, USUAL_QUEUE_BYTES)) - 1
 
 
 def start(launch: Launch) -> subprocess.Popen[bytes]:

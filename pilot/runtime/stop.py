@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,6 +11,8 @@ from enum import Enum
 
 from pilot.runtime import pulse
 from pilot.runtime.clock import monotonic_s
+
+logger = logging.getLogger("pilot.stop")
 
 
 class StopKind(Enum):
@@ -80,7 +83,10 @@ class Stop:
             followers = tuple(self._followers)
             self._changed.notify_all()
         for follower in followers:
-            follower(reason)
+            try:
+                follower(reason)
+            except Exception as error:  # the boundary: whoever comes after it must be told too
+                logger.error("a part was not told of the stop", exc_info=error)
         return True
 
     @property
@@ -142,8 +148,12 @@ class Stop:
             timer = threading.Timer(max(0.0, after_s - elapsed_s), late.request, (reason,))
             timer.daemon = True
             timer.name = "grace"
-            timers.append(timer)
-            timer.start()
+            try:
+                timer.start()
+            except RuntimeError:  # no thread is to be had: no grace then, rather than one without an end
+                late.request(reason)
+            else:
+                timers.append(timer)
 
         self.follow(start_timer)
         try:

@@ -115,3 +115,12 @@ def test_it_ends_at_once_when_it_is_stopped() -> None:
     with Helpers(Stop()) as helpers:
         Pulse(helpers).start(interval_s=3600)
     assert helpers.abandoned == []
+
+
+def test_the_silence_is_counted_from_the_last_update_taken_whoever_sent_it(pulse: Pulse) -> None:
+    heartbeat = Heartbeat(
+        pulse.server, ApiGeneration.V1, lambda _state: {}, lambda _answer: False, lambda: 60.0, 7200.0, lambda _s: None
+    )
+    heartbeat._last_heard_s -= 600.0  # as when `starting` was accepted only after ten minutes
+    heartbeat.heard()
+    assert heartbeat.silent_for_s < 60

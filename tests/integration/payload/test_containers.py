@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from pilot.runtime.secret import Secret
 from pilot.runtime.stop import Stop
 from pilot.runtime.workdir import JobFolder
 from pilot.storage.store import Stores
-from tests.integration.payload.conftest import Payloads, a_pilot_that_dies, living, said
+from tests.integration.payload.conftest import QUEUE, Payloads, a_pilot_that_dies, living, said
 
 Eventually = Callable[..., None]
 
@@ -102,6 +103,13 @@ def test_a_container_that_does_not_start_is_told_in_its_own_words(
     assert ran.end.container_message is not None
     assert "/nowhere/at/all" in ran.end.container_message
     assert container_error(ran.end.container_message).code == 1308
+
+
+def test_a_payload_that_calls_itself_by_a_name_of_the_runtimes_is_a_payload(payloads: Payloads, image: Path) -> None:
+    payloads.set(image=str(image), queue=replace(QUEUE, max_rss_bytes=25 << 20))
+    ran = payloads.run("printf starter >/proc/$$/comm; x=$(head -c 150000000 /dev/zero | tr '\\0' x); sleep 60")
+    assert ran.end.breach is not None
+    assert ran.end.breach.code == 1235
 
 
 def test_stopping_ends_everything_and_leaves_no_helper(payloads: Payloads, image: Path, eventually: Eventually) -> None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import pytest
+
+from pilot.payload import activity
 from pilot.payload.activity import Activity, folder_use
 from pilot.runtime.workdir import remove_tree
 
@@ -79,3 +82,13 @@ def test_what_lies_deeper_than_a_path_can_name_is_counted_too(tmp_path: Path) ->
     use = folder_use((tmp_path,))
     assert use.entries == levels + 1 and use.used_bytes >= len(content)
     remove_tree(tmp_path)
+
+
+def test_as_many_are_counted_as_are_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(activity, "MAX_FOLDER_ENTRIES", 10)
+    for number in range(5):
+        (tmp_path / f"d{number}").mkdir()
+        for name in "abcdefghij":
+            (tmp_path / f"d{number}" / name).touch()
+    assert folder_use((tmp_path,)).entries < 30
+    assert folder_use((tmp_path,), most_allowed=40).entries > 40

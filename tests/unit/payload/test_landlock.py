@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -76,6 +77,19 @@ def test_what_cannot_be_closed_in_is_not_started(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="null byte"):
         from_a_thread(Closed((*SYSTEM, "/srv\0"), (str(tmp_path),)), "/bin/touch", str(tmp_path / "ran"))
     assert not list(tmp_path.iterdir())
+
+
+def test_a_kernel_that_refuses_costs_no_descriptor() -> None:
+    """It takes sixteen layers of one thread, and no more."""
+
+    def until_refused() -> None:
+        while True:
+            Closed(SYSTEM, (), keep_capabilities=True).close_in()
+
+    before = os.listdir("/proc/self/fd")
+    with ThreadPoolExecutor(1) as threads, pytest.raises(OSError, match="Argument list too long"):
+        threads.submit(until_refused).result()
+    assert len(os.listdir("/proc/self/fd")) == len(before)
 
 
 @pytest.mark.parametrize("words", [(), ("-x/", "--", "/bin/echo", "ran"), ("-r/", "/bin/echo", "ran"), ("-r/", "--")])

@@ -151,3 +151,27 @@ def test_a_follower_may_look_at_the_scope_it_follows() -> None:
 def test_a_deadline_counts_down_to_zero() -> None:
     assert Deadline(60).left_s() > 59 and not Deadline(60).passed()
     assert Deadline(0).passed() and Deadline(-5).left_s() == 0
+
+
+def test_a_follower_that_fails_keeps_the_stop_from_nobody() -> None:
+    def fail(_reason: StopReason) -> None:
+        raise RuntimeError("can't start new thread")
+
+    stop = Stop()
+    stop.follow(fail)
+    with stop.child() as child:
+        assert stop.request(StopReason(StopKind.SIGTERM))
+        assert child.is_set()
+
+
+def test_without_a_thread_for_it_there_is_no_grace_rather_than_one_without_an_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def no_thread(_self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    stop = Stop()
+    with stop.grace(3600.0) as late:
+        monkeypatch.setattr(threading.Thread, "start", no_thread)
+        stop.request(StopReason(StopKind.SIGTERM))
+        assert late.is_set()
