@@ -42,7 +42,7 @@ from pilot.ports import (
     Stager,
     UpdateAnswer,
 )
-from pilot.recovery import Unfinished
+from pilot.recovery import Unfinished, keep_secrets, kept_secrets, told_logs
 from pilot.runtime.clock import server_time, utc_now
 from pilot.runtime.events import log_to_file, redactor
 from pilot.runtime.files import replace_atomically
@@ -120,6 +120,7 @@ def run_job(
                 batch_id=parts.identity.batch_id,
             )
             probe(Point.ACQUIRED)
+            keep_secrets(folder, secret_texts(acquired.definition))
             closing.enter_context(log_to_file(folder.pilot_log))
         except OSError as error:
             record = _report_without_log(parsed.attempt, acquired.api, parts, worker_stop, error, journal)
@@ -145,6 +146,7 @@ def finish_job(
     journal = None
     with ExitStack() as closing:
         try:
+            closing.enter_context(redactor.knowing(map(Secret, kept_secrets(folder))))
             journal = Journal(folder.journal, volume.release_reserve)
             closing.callback(journal.close)
             closing.enter_context(log_to_file(folder.pilot_log))
@@ -212,9 +214,10 @@ class JobRun:
         logger.info("job %s: an earlier pilot left it at %s", self._attempt, left.last_at)
         if left.body is not None:
             delivery = self._send(worker_stop, left.body, prepared=True)
-            return self._notes.record(Outcome(JobState(str(left.body["job_status"]))), delivery, LogsStored(None), ())
+            outcome = Outcome(JobState(str(left.body["job_status"])))
+            return self._notes.record(outcome, delivery, told_logs(left.body, self._notes.parsed), ())
         lost = left.payload_started and left.outcome is None
-        cause = self._parts.payload.lay_to_rest(left.payload, self._folder) if lost else NEVER_STARTED
+        cause = self._laid_to_rest(left) if lost else NEVER_STARTED
         told = self._told_before(worker_stop)
         if told is not None:
             logger.warning("job %s: nothing more is reported of it: %s", self._attempt, told.value)
@@ -222,6 +225,15 @@ class JobRun:
         notes = self._notes
         notes.usage, notes.isolation, notes.outputs = left.usage, left.isolation, left.outputs or ()
         return self._to_the_end(worker_stop, lambda job, helpers: self._rest_of_stages(job, helpers, left, cause))
+
+    def _laid_to_rest(self, left: Unfinished) -> Diagnosis:
+        try:
+            return self._parts.payload.lay_to_rest(left.payload, self._folder)
+        except (
+            Exception
+        ) as error:  # the boundary: the job is reported, whatever keeps its remains from being cleared up
+            logger.error("job %s: what its payload left cannot be cleared up", self._attempt, exc_info=error)
+            return Diagnosis(PilotError.INTERNAL, "the pilot was killed while the payload was running")
 
     def _told_before(self, worker_stop: Stop) -> Delivery | None:
         """Asked before anything is said: a pilot on a broken disk reports a job and leaves no word of it in the journal."""
@@ -345,15 +357,19 @@ class JobRun:
         end = self._notes.end = self._notes.timed("payload_s", lambda: prepared.run(self._stop, self._payload_started))
         self._notes.usage = end.usage
         outcome = _without_secrets(judge(self._facts(end)))
-        self._journal.append(Event.PAYLOAD_EXITED, outcome=outcome_record(outcome), usage=asdict(end.usage))
+        self._note(Event.PAYLOAD_EXITED, outcome=outcome_record(outcome), usage=asdict(end.usage))
         probe(Point.PAYLOAD_EXITED)
         return outcome
 
-    def _payload_started(self, pid: int) -> None:
+    def _note(self, event: Event, *, durable: bool = True, **data: Any) -> None:
+        """What has happened is worth more than the record of it: on a broken disk the job goes on, and its end is told."""
         try:
-            self._journal.append(Event.PAYLOAD_PID, durable=False, pid=pid)
-        except OSError as error:  # a running payload is worth more than this record
+            self._journal.append(event, durable=durable, **data)
+        except OSError as error:
             logger.warning("job %s: the journal cannot be written: %s", self._attempt, error.strerror)
+
+    def _payload_started(self, pid: int) -> None:
+        self._note(Event.PAYLOAD_PID, durable=False, pid=pid)
         self._heartbeat.announce(JobState.RUNNING)
         probe(Point.PAYLOAD_RUNNING)
 
@@ -372,7 +388,7 @@ class JobRun:
             return with_error(outcome, error.diagnosis)
         except Stopped as stopped:
             return with_error(outcome, self._stop_diagnosis(stopped.reason))
-        self._journal.append(Event.STAGE_OUT_DONE, files=[asdict(file) for file in self._notes.outputs])
+        self._note(Event.STAGE_OUT_DONE, files=[asdict(file) for file in self._notes.outputs])
         return outcome
 
     def _store_logs(self, helpers: Helpers, outcome: Outcome) -> LogsStored:

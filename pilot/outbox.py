@@ -55,10 +55,8 @@ def deliver_final(
         try:
             server.update(body, api, stop)
             return Delivery.ACKNOWLEDGED
-        except ServerRefused as refusal:
-            logger.error("job %s: the server refuses the final report: %s", attempt, refusal)
-            return _by_status(server, attempt, api, stop) or Delivery.ABANDONED
-        except ServerUnreachable as trouble:
+        except (ServerUnreachable, ServerRefused) as trouble:
+            # A refusal ends nothing either: a proxy may have spoken, and a job that the server gives up gets a status.
             logger.warning("job %s: final report not delivered yet: %s", attempt, trouble)
             settled = _by_status(server, attempt, api, stop)
             if settled is not None:
@@ -68,6 +66,9 @@ def deliver_final(
     try:
         return run_stage("report", lambda: retry_call(once, replace(RESEND, total_s=total_s), stop), stop)
     except (RetryableError, Stopped):
+        return Delivery.UNDELIVERED
+    except RuntimeError as error:  # no thread is to be had in this pod
+        logger.error("job %s: the final report could not be sent: %s", attempt, error)
         return Delivery.UNDELIVERED
 
 

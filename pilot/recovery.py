@@ -16,19 +16,40 @@ report the server is asked (outbox.told_before): on a broken disk a report may h
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pilot.job.model import ApiGeneration, Attempt
+from pilot.job.model import ApiGeneration, Attempt, Job, MalformedJob
 from pilot.job.outcome import Outcome, outcome_from_record
 from pilot.job.report import FileReport, Usage
 from pilot.job.states import JobState
+from pilot.ports import LogsStored
+from pilot.runtime.files import replace_atomically
 from pilot.runtime.journal import Event, Record, read_journal
 from pilot.runtime.workdir import JobFolder
 
 logger = logging.getLogger("pilot.recovery")
+
+
+SECRETS = "secrets.json"
+
+
+def keep_secrets(folder: JobFolder, texts: Iterable[str]) -> None:
+    """A job's secrets, for the pilot alone, as long as its folder: a successor stores the logs they may stand in."""
+    if kept := list(texts):
+        replace_atomically(folder.control / SECRETS, json.dumps(kept).encode(), mode=0o600)
+
+
+def kept_secrets(folder: JobFolder) -> list[str]:
+    """What ``keep_secrets`` kept. Raises OSError: it is there and cannot be read."""
+    try:
+        kept = json.loads((folder.control / SECRETS).read_bytes())
+    except (FileNotFoundError, ValueError):  # there were none, or the pilot died before its payload could tell them
+        return []
+    return [text for text in kept if isinstance(text, str)] if isinstance(kept, list) else []
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +72,11 @@ class Unfinished:
 
 
 def read_unfinished(folder: JobFolder) -> Unfinished | None:
-    """The state of a job folder; None when nothing durable says that there was a job."""
+    """The state of a job folder; None when nothing durable says that there was a job. Raises OSError: it cannot be read."""
     try:
-        records = read_journal(folder.journal)
-    except OSError as error:
-        logger.warning("%s: the journal cannot be read: %s", folder.root, error.strerror)
+        return fold(read_journal(folder.journal))
+    except FileNotFoundError:
         return None
-    return fold(records)
 
 
 def fold(records: list[Record]) -> Unfinished | None:
@@ -66,7 +85,7 @@ def fold(records: list[Record]) -> Unfinished | None:
     for record in records:
         if record.event is Event.ACQUIRED or found:
             try:
-                found |= _folded(record)
+                found |= _folded(record, found)
             except (KeyError, TypeError, ValueError) as error:  # written by another version: as good as not there
                 logger.warning("a record %s cannot be understood (%r) and is passed over", record.event.value, error)
                 continue
@@ -74,8 +93,8 @@ def fold(records: list[Record]) -> Unfinished | None:
     return Unfinished(**found) if found else None
 
 
-def _folded(record: Record) -> dict[str, Any]:
-    """What one record adds."""
+def _folded(record: Record, found: Mapping[str, Any]) -> dict[str, Any]:
+    """What one record adds to what was found before it."""
     data = record.data
     match record.event:
         case Event.ACQUIRED:
@@ -88,7 +107,9 @@ def _folded(record: Record) -> dict[str, Any]:
         case Event.PAYLOAD_STARTING:
             return {"payload_started": True, "isolation": data.get("isolation", ""), "payload": data}
         case Event.PAYLOAD_PID:
-            return {"payload": data}
+            return {
+                "payload": {**found.get("payload", {}), **data}
+            }  # beside the marks by which its processes are known
         case Event.PAYLOAD_EXITED:
             return {"outcome": outcome_from_record(data["outcome"]), "usage": Usage(**data.get("usage", {}))}
         case Event.STAGE_OUT_DONE:
@@ -100,3 +121,15 @@ def _folded(record: Record) -> dict[str, Any]:
             return {"settled": True}
         case _:
             return {}
+
+
+def told_logs(body: Mapping[str, Any], job: Job | MalformedJob) -> LogsStored:
+    """What a prepared report says of the job's log: one without an address was not stored, and must not go with the folder."""
+    if isinstance(job, MalformedJob) or job.log is None:
+        return LogsStored(None)
+    try:
+        entry = json.loads(body["job_output_report"])[job.log.lfn]
+        bundle = FileReport(job.log.lfn, entry["guid"], entry["fsize"], entry["adler32"], entry.get("surl"))
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return LogsStored(None)
+    return LogsStored(bundle)

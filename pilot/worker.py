@@ -141,7 +141,13 @@ class Worker:
 
         for folder in folders:
             board.doing("finishing what an earlier pilot left")
-            left = read_unfinished(folder)
+            try:
+                left = read_unfinished(folder)
+            except OSError as error:
+                return self._end(
+                    ExitCode.MISSING_FILE,
+                    f"the journal of an unfinished job in {folder.root} cannot be read: {error.strerror}; it is kept there",
+                )
             if left is None:
                 logger.info("%s holds no durable job and is removed", folder.root.name)
                 run_stage("clear-away", folder.remove, Stop())

@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from pilot.job.errors import Diagnosis, PilotError
@@ -21,6 +21,8 @@ INTEGER_MAX_BITS = 63
 SECRET_KEYS = frozenset({"secrets", "pilotSecrets", "credname", "myproxy"})
 SECRETS_MAX = 256
 SECRET_MAX_CHARS = 64 << 10
+# Of a job's secrets together: each is looked for in some forty forms, and a megabyte of them took minutes (measured).
+SECRETS_TOTAL_CHARS = 256 << 10
 _FILE_MARK = "___file___"  # of a secret's name: its value is a file in base64 (server rule)
 # objects beside log.tgz
 RESERVED_LOG_NAMES = frozenset({"pilotlog.txt", "payload.stdout", "payload.stderr", "replay.json"})
@@ -43,9 +45,16 @@ def without_secrets(definition: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def secret_texts(definition: object) -> tuple[str, ...]:
-    """The texts of ``secrets`` and ``pilotSecrets`` (a mapping, usually as JSON text), those in files too. Total and bounded."""
+    """The texts of ``secrets`` and ``pilotSecrets`` (a mapping, usually as JSON text), those in files too. Total and bounded.
+
+    A job with more of them than are looked for is malformed, and never runs.
+    """
+    return tuple(_bounded(_all_secret_texts(definition)))
+
+
+def _all_secret_texts(definition: object) -> Mapping[str, None]:
     if not isinstance(definition, Mapping):
-        return ()
+        return {}
     found: dict[str, None] = {}
     for key in ("secrets", "pilotSecrets"):
         value = definition.get(key)
@@ -55,7 +64,15 @@ def secret_texts(definition: object) -> tuple[str, ...]:
             except (ValueError, RecursionError):
                 pass  # no JSON: the text itself is secret
         found |= dict.fromkeys(_texts_in(value, "", 8))
-    return tuple(text for text in found if len(text) <= SECRET_MAX_CHARS)[:SECRETS_MAX]
+    return found
+
+
+def _bounded(texts: Iterable[str]) -> Iterator[str]:
+    left, left_chars = SECRETS_MAX, SECRETS_TOTAL_CHARS
+    for text in texts:
+        if len(text) <= min(SECRET_MAX_CHARS, left_chars) and left:
+            left, left_chars = left - 1, left_chars - len(text)
+            yield text
 
 
 def _texts_in(value: object, name: str, depth: int) -> Iterator[str]:
@@ -101,6 +118,9 @@ def _job(definition: Mapping[str, Any], attempt: Attempt) -> Job:
     transformation = _text(definition, "transformation")
     if not transformation:
         raise _Unfit("transformation is missing: there is no command to run")
+    secrets = _all_secret_texts(definition)
+    if len(secrets) > len(tuple(_bounded(secrets))):
+        raise _Unfit(f"its secrets are too many or too long: {SECRETS_TOTAL_CHARS >> 10} kB of them can be kept secret")
     outputs, log = _outputs(definition)
     return Job(
         attempt=attempt,

@@ -59,7 +59,7 @@ def _kill_all(variable: bytes, account: Account | None) -> None:
         for pid in found:
             try:
                 os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
+            except (ProcessLookupError, PermissionError):  # gone, or a program that runs as another user
                 continue
         pause.wait(0.02)
 

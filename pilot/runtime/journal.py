@@ -93,6 +93,7 @@ class Journal:
         """
         self.path = path
         self._release_reserve = release_reserve
+        self._torn_at: int | None = None
         created = not path.exists()
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         if created:
@@ -106,7 +107,10 @@ class Journal:
         A record that a successor needs to report the job may use the volume's reserve. One that was written and could not be
         made durable stays: while the machine lives a successor reads it, and it is as good there as not.
         """
-        body = json.dumps({"event": event.value, "at": utc_now().isoformat(), **data}, separators=(",", ":"))
+        try:
+            body = json.dumps({"event": event.value, "at": utc_now().isoformat(), **data}, separators=(",", ":"))
+        except RecursionError as error:
+            raise OSError(errno.EINVAL, "a record is nested too deeply to be written") from error
         line = f"{zlib.crc32(body.encode()):08x} {body}\n".encode()
         self._with_reserve(event, lambda: self._write(line))
         if durable:
@@ -121,15 +125,22 @@ class Journal:
             act()
 
     def _write(self, line: bytes) -> None:
+        self._cut_torn()
         before = os.lseek(self._descriptor, 0, os.SEEK_END)
         try:
             written = 0
             while written < len(line):
                 written += os.write(self._descriptor, line[written:])
         except OSError:
-            # half a record would hide every later one from a reader
-            os.ftruncate(self._descriptor, before)
+            self._torn_at = before
+            self._cut_torn()
             raise
+
+    def _cut_torn(self) -> None:
+        """Half a record would hide every later one from a reader: nothing is written behind it."""
+        if self._torn_at is not None:
+            os.ftruncate(self._descriptor, self._torn_at)
+            self._torn_at = None
 
     def close(self) -> None:
         if self._descriptor >= 0:
@@ -168,5 +179,5 @@ def _parse_line(line: bytes) -> Record | None:
     try:
         fields = json.loads(line[9:])
         return Record(Event(fields.pop("event")), fields.pop("at"), fields)
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None

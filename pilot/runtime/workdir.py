@@ -268,15 +268,23 @@ class WorkVolume:
 
     def archive(self, folder: JobFolder) -> None:
         """A settled job's folder goes; its journal stays in ``done/``, where a later pilot sees that the attempt is over."""
-        done = self.root / "done"
         try:
-            done.mkdir(exist_ok=True, mode=0o700)
-            folder.journal.rename(done / f"{folder.root.name}.journal")
-            for old in sorted(done.iterdir(), key=lambda path: path.stat().st_mtime)[:-KEPT_JOURNALS]:
-                old.unlink()
+            try:
+                self._archive_journal(folder)
+            except OSError as error:  # a job that is forgotten here would run again where it is given and not asked for
+                if error.errno not in FULL or not self.release_reserve():
+                    raise
+                self._archive_journal(folder)
         except OSError as error:
             logger.warning("the journal of job %s is not archived: %s", folder.root.name, error.strerror)
         folder.remove()
+
+    def _archive_journal(self, folder: JobFolder) -> None:
+        done = self.root / "done"
+        done.mkdir(exist_ok=True, mode=0o700)
+        folder.journal.rename(done / f"{folder.root.name}.journal")
+        for old in sorted(done.iterdir(), key=lambda path: path.stat().st_mtime)[:-KEPT_JOURNALS]:
+            old.unlink()
 
     def is_over(self, attempt: Attempt) -> bool:
         """True when this attempt was brought to its acknowledged report on this volume."""

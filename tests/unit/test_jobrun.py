@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import threading
@@ -21,7 +22,7 @@ from pilot.jobrun import finish_job, run_job
 from pilot.outbox import Delivery
 from pilot.ports import Acquired, ServerRefused, ServerUnreachable
 from pilot.recovery import fold
-from pilot.runtime.journal import Event, read_journal
+from pilot.runtime.journal import Event, Journal, read_journal
 from pilot.runtime.stop import Stop, StopKind
 from pilot.runtime.workdir import JobFolder
 from tests.unit.parts import BUNDLE, WITH_INPUT, WITH_OUTPUT, Bench, definition
@@ -589,3 +590,32 @@ def test_a_job_whose_inputs_could_not_be_had_can_be_run_again_too(bench: Bench) 
     assert found.outcome is not None and found.outcome.pilot_error is not None
     assert found.outcome.pilot_error.code == 1331
     assert found.sources == {"in.fits": ("gs://bucket/in.fits",)}
+
+
+@pytest.mark.parametrize(("event", "payload_code"), [(Event.PAYLOAD_EXITED, 7), (Event.STAGE_OUT_DONE, 0)])
+def test_a_record_that_cannot_be_written_changes_nothing_of_what_has_happened(
+    event: Event, payload_code: int, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    really_append = Journal.append
+
+    def append(self: Journal, what: Event, **data: Any) -> None:
+        if what is event:
+            raise OSError(errno.EIO, "Input/output error")
+        really_append(self, what, **data)
+
+    monkeypatch.setattr(Journal, "append", append)
+    bench.payload.exit_code = payload_code
+    run(bench, definition(**WITH_OUTPUT))
+    assert bench.server.final["trans_exit_code"] == payload_code
+    assert bench.server.final["job_status"] == ("failed" if payload_code else "finished")
+
+
+def test_a_definition_too_deep_for_a_journal_is_reported_failed(bench: Bench) -> None:
+    deep: list[Any] = []
+    for _ in range(100_000):
+        deep = [deep]
+    run(bench, definition(unknown=deep))
+    assert bench.server.final["job_status"] == "failed"
+    assert bench.payload.runs == 0
+    while deep:  # or Python would take them apart one within the other
+        deep = deep.pop()

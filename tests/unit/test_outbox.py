@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -72,10 +73,23 @@ def test_an_attempt_the_server_knows_no_more_is_abandoned(server: Books, status:
     assert deliver(server) is Delivery.ABANDONED
 
 
-def test_a_refused_report_is_given_up_at_once(server: Books) -> None:
-    server.trouble["finished"] = [ServerRefused("Type error")] * 2
-    assert deliver(server) is Delivery.ABANDONED
-    assert len(server.trouble["finished"]) == 1
+def test_a_refusal_ends_nothing_a_proxy_may_have_spoken(server: Books) -> None:
+    server.trouble["finished"] = [ServerRefused("HTTP 400: Bad Request")]
+    assert deliver(server) is Delivery.ACKNOWLEDGED
+    assert server.updates == [BODY]
+
+
+def test_a_report_that_is_refused_for_good_stays_in_the_outbox(server: Books) -> None:
+    server.trouble["finished"] = [ServerRefused("Type error")] * 1000
+    assert deliver(server, total_s=0.05) is Delivery.UNDELIVERED
+
+
+def test_a_pod_without_a_thread_to_spare_keeps_the_report(server: Books, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_thread(_self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", no_thread)
+    assert deliver(server) is Delivery.UNDELIVERED
 
 
 def test_refused_credentials_are_waited_for(server: Books) -> None:
@@ -114,7 +128,8 @@ def test_what_is_not_delivered_stays_in_the_outbox(server: Books, journal: Journ
 
 
 def test_what_is_abandoned_leaves_the_outbox(server: Books, journal: Journal) -> None:
-    server.trouble["finished"] = [ServerRefused("Type error")]
+    server.trouble["finished"] = [DOWN]
+    server.statuses[4711] = JobStatus(None, None)
     send_final(server, journal, ATTEMPT, ApiGeneration.V1, BODY, Stop(), 10)
     assert [record.event for record in read_journal(journal.path)][-1] is Event.FINAL_ABANDONED
 

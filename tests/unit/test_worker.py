@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -15,8 +17,11 @@ from pilot.job.errors import ExitCode, PilotCannotWork
 from pilot.job.model import ApiGeneration
 from pilot.jobrun import JobParts
 from pilot.ports import Acquired, AcquireRequest, CredentialsRefused, JobStatus, NoJob, ServerRefused, ServerUnreachable
+from pilot.recovery import keep_secrets
+from pilot.runtime.events import redactor
 from pilot.runtime.journal import Event, Journal, read_journal
 from pilot.runtime.stop import Stop, StopKind
+from pilot.runtime.workdir import JobFolder
 from pilot.worker import WorkerEnd
 from tests.unit.parts import QUEUE, WITH_OUTPUT, Bench, definition
 
@@ -395,13 +400,15 @@ def test_a_queue_that_gives_no_work_keeps_no_report_from_its_delivery(bench: Ben
     assert bench.folders == []
 
 
-def left_at(bench: Bench, *events: tuple[Event, dict[str, Any]]) -> None:
+def left_at(
+    bench: Bench, *events: tuple[Event, dict[str, Any]], of_job: Mapping[str, Any] = MappingProxyType({})
+) -> None:
     """A job folder as a pilot that died left it."""
     folder = bench.volume.jobs / "4711.2"
-    for name in ("work", "logs"):
+    for name in ("work", "logs", "control"):
         (folder / name).mkdir(parents=True)
     journal = Journal(folder / "journal")
-    acquired = {"attempt": [4711, 2], "definition": definition(), "api": "v1", "batch_id": "old-pod"}
+    acquired = {"attempt": [4711, 2], "definition": definition(**of_job), "api": "v1", "batch_id": "old-pod"}
     for event, data in ((Event.ACQUIRED, acquired), *events):
         journal.append(event, **data)
     journal.close()
@@ -420,6 +427,55 @@ def test_a_job_left_in_its_payload_is_laid_to_rest_and_never_run_again(bench: Be
     live(bench, recover_only=True)
     assert bench.server.final["pilot_error_code"] == 1200
     assert bench.payload.runs == 0 and bench.payload.laid_to_rest[0]["boot_id"] == "boot-1"
+
+
+def test_what_is_known_of_a_payload_outlasts_the_record_of_its_pid(bench: Bench) -> None:
+    marks = {"tracking": "4711.2.x", "boot_id": "boot-1", "oom_kills": 3, "uid": 1001}
+    left_at(bench, (Event.PAYLOAD_STARTING, {"isolation": "plain", **marks}), (Event.PAYLOAD_PID, {"pid": 77}))
+    live(bench, recover_only=True)
+    assert marks.items() <= bench.payload.laid_to_rest[0].items()
+
+
+def test_a_job_is_reported_also_when_its_remains_cannot_be_cleared_up(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_mark: object, _folder: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(bench.payload, "lay_to_rest", fail)
+    left_at(bench, (Event.PAYLOAD_STARTING, {"isolation": "plain", "boot_id": "boot-1"}))
+    live(bench, recover_only=True)
+    assert (bench.server.final["job_status"], bench.server.final["pilot_error_code"]) == ("failed", 1319)
+
+
+def test_a_journal_that_cannot_be_read_is_kept_with_its_job(bench: Bench) -> None:
+    left_at(bench, (Event.STARTING_ACCEPTED, {}))
+    journal = bench.volume.jobs / "4711.2" / "journal"
+    journal.rename(journal.with_name("elsewhere"))
+    journal.mkdir()  # reading it fails
+    end = live(bench)
+    assert (end.exit_code, bench.folders) == (ExitCode.MISSING_FILE, ["4711.2"])
+    assert "cannot be read: Is a directory; it is kept there" in end.reason
+
+
+def test_a_log_that_was_told_and_not_stored_outlasts_the_folder_of_its_job(bench: Bench) -> None:
+    report = {"log.tgz": {"guid": "g", "fsize": 11, "adler32": "0a0b0c0d"}}
+    body = {"job_id": 4711, "attempt_nr": 2, "job_status": "finished", "job_output_report": json.dumps(report)}
+    left_at(bench, (Event.FINAL_PREPARED, {"attempt": [4711, 2], "api": "v1", "body": body}), of_job=WITH_OUTPUT)
+    (bench.volume.jobs / "4711.2/logs/log.tgz").write_text("what happened")
+    live(bench, recover_only=True)
+    assert (bench.root / "unstored-logs/4711.2.log.tgz").read_text() == "what happened"
+    assert bench.folders == []
+
+
+def test_the_secrets_of_a_job_are_masked_in_the_logs_that_a_successor_stores(bench: Bench) -> None:
+    left_at(bench, (Event.PAYLOAD_STARTING, {"isolation": "plain", "boot_id": "boot-1"}))
+    keep_secrets(JobFolder(bench.volume.jobs / "4711.2"), ["open-sesame-42"])
+    seen: list[str] = []
+    bench.logs.on_store = lambda _stop: seen.append(redactor.clean("say open-sesame-42"))
+    live(bench, recover_only=True)
+    assert seen == ["say ***"]
+    assert redactor.clean("say open-sesame-42") == "say open-sesame-42"
 
 
 def test_a_job_that_was_reported_without_a_word_in_the_journal_is_not_reported_again(bench: Bench) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from pilot.job.errors import PilotError
 from pilot.job.model import Attempt, Checksum, FileSpec, Job, MalformedJob, Resources
-from pilot.job.parse import SECRET_KEYS, SECRETS_MAX, parse_job, secret_texts, without_secrets
+from pilot.job.parse import SECRET_KEYS, SECRETS_MAX, SECRETS_TOTAL_CHARS, parse_job, secret_texts, without_secrets
 
 DATA = Path(__file__).parents[2] / "data"
 DEFINITION: dict[str, Any] = {"PandaID": 80, "attemptNr": 3, "transformation": "run.sh", "jobPars": "-x"}
@@ -418,3 +418,14 @@ def test_a_number_too_long_to_be_written_is_refused() -> None:
     assert malformed(PandaID=huge).attempt is None
     assert malformed(jobName=huge).attempt == Attempt(80, 3)
     malformed(minRamCount=huge)
+
+
+@pytest.mark.parametrize(
+    "secrets",
+    [{str(n): str(n) for n in range(1000)}, {"a": "x" * 100_000}, {str(n): f"{n}" * 20_000 for n in range(20)}],
+)
+def test_a_job_with_more_secrets_than_can_be_kept_is_malformed(secrets: dict[str, str]) -> None:
+    job = parse_job({**DEFINITION, "secrets": secrets})
+    assert isinstance(job, MalformedJob)
+    assert "its secrets are too many or too long" in job.diagnosis.detail
+    assert sum(map(len, secret_texts({"secrets": secrets}))) <= SECRETS_TOTAL_CHARS

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import errno
 import json
+import os
 import subprocess
 import sys
 import zlib
@@ -154,6 +156,28 @@ except OSError as error:
     print(error.strerror)
 print([record.event.name for record in read_journal(journal.path)])
 """
+
+
+def test_nothing_is_written_behind_half_a_record_that_could_not_be_cut_off(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    really_write = os.write
+    pieces = iter((lambda fd, line: really_write(fd, line[:20]), broken))
+    journal = Journal(path)
+    journal.append(Event.ACQUIRED, attempt=[1, 0])
+    with monkeypatch.context() as disk:
+        disk.setattr(os, "write", lambda fd, line: next(pieces)(fd, line))
+        disk.setattr(os, "ftruncate", broken)
+        for _ in range(2):
+            with pytest.raises(OSError, match="Input/output"):
+                journal.append(Event.STARTING_ACCEPTED)
+    journal.append(Event.PAYLOAD_STARTING)
+    journal.close()
+    assert [record.event for record in read_journal(path)] == [Event.ACQUIRED, Event.PAYLOAD_STARTING]
+
+
+def broken(*_of_any: object) -> int:
+    raise OSError(errno.EIO, "Input/output error")
 
 
 def test_a_record_that_cannot_be_made_durable_can_still_be_read(path: Path) -> None:

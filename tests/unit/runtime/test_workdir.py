@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -162,3 +163,24 @@ def test_removing_what_is_no_folder_or_not_there_changes_nothing(tmp_path: Path)
     for name in ("link", "file", "absent"):
         remove_tree(tmp_path / name)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "link"]
+
+
+def test_on_a_full_volume_a_settled_journal_is_kept_at_the_reserves_expense(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    volume = WorkVolume(tmp_path)
+    volume.jobs.mkdir()
+    assert volume.keep_reserve()
+    folder = volume.open_job(Attempt(4711, 2))
+    folder.journal.touch()
+    really_rename = Path.rename
+
+    def rename(self: Path, target: Path) -> Path:
+        if volume.reserve.exists():
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return really_rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", rename)
+    volume.archive(folder)
+    assert volume.is_over(Attempt(4711, 2))
+    assert not folder.root.exists()
