@@ -27,6 +27,7 @@ from pilot.runtime.stop import Deadline
 USUAL_QUEUE_BYTES = 819_200  # the kernel's own bound for message queues
 OOM_SCORE_STEP, MAX_OOM_SCORE = 500, 1000
 THREAD_END_WAIT_S = 5.0
+SCORE_WAIT_S = 0.2  # for the kernel to be through with an exec
 # A shell that reads a line, or finds that the pilot is dead; then it becomes the program, without what shells export.
 _GATE = 'read -r _ && exec "$@" </dev/null'
 _OF_SHELLS = ("PWD", "OLDPWD", "SHLVL", "_")
@@ -169,6 +170,17 @@ def _make_likelier_victim(pid: int) -> None:
     Kubernetes gives each pod a score of its own, from -997 (guaranteed) over 2 to 999 (burstable) to 1000, and lowering one
     needs a capability; so the payload's is reckoned from the pilot's.
     """
+    patience, pause = Deadline(SCORE_WAIT_S), threading.Event()
     with suppress(OSError, ValueError):  # no /proc, or closed: the kernel chooses by size alone
         score = int(Path("/proc/self/oom_score_adj").read_text())
-        Path(f"/proc/{pid}/oom_score_adj").write_text(str(min(score + OOM_SCORE_STEP, MAX_OOM_SCORE)))
+        theirs = Path(f"/proc/{pid}/oom_score_adj")
+        while True:
+            try:
+                theirs.write_text(str(min(score + OOM_SCORE_STEP, MAX_OOM_SCORE)))
+                return
+            except (
+                PermissionError
+            ):  # for an instant it is still closed as the pilot is, whose copy it was (hide_memory)
+                if patience.passed():
+                    raise
+                pause.wait(0.001)
